@@ -1,0 +1,1 @@
+"""kd3d.compress.inherit"""

@@ -1,0 +1,1 @@
+"""Where frames come from: nuScenes, KITTI, and a generated world in nuScenes format."""
