@@ -1,0 +1,123 @@
+"""Loops over points and pillars, written for numba and valid as plain Python.
+
+They are compiled on first use, so importing this module does not need numba. Arithmetic on points is float32 and
+sums are float64 in point order, which is what the numpy reference does; the results are equal to the bit.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kd3d.optional import available
+
+
+def assign(points: Any, frame: Any, table: Any, cells: Any, counts: Any, slots: Any) -> Any:  # noqa: PLR0917 -- numba calls by position
+    """Give each point a pillar and a slot, first come first served.
+
+    Args:
+        points: ``[M, F]`` float32, x, y, z first.
+        frame: ``[6]`` float32, minima of x, y, z and the cell's extent along each.
+        table: ``[ny, nx]`` int32, all -1; holds the pillar of each cell afterwards.
+        cells: ``[max_pillars]`` int64, receives ``row * nx + column``.
+        counts: ``[max_pillars]`` int32, receives points kept per pillar.
+        slots: ``[max_pillars, max_points]`` int32, receives point indices.
+
+    Returns:
+        Pillars kept, points that found their pillar or the list of pillars full, and pillars that found it full.
+    """
+    ny, nx = table.shape
+    max_pillars, max_points = slots.shape
+    pillars, lost_points, lost_pillars = 0, 0, 0
+    for i in range(points.shape[0]):
+        x = (points[i, 0] - frame[0]) / frame[3]
+        y = (points[i, 1] - frame[1]) / frame[4]
+        z = (points[i, 2] - frame[2]) / frame[5]
+        # Compared before the cast: a cast truncates towards zero and would let in points one cell below the range.
+        if not (x >= 0 and x < nx and y >= 0 and y < ny and z >= 0 and z < 1):
+            continue
+        row, column = int(y), int(x)
+        pillar = table[row, column]
+        if pillar == -1:
+            if pillars == max_pillars:
+                table[row, column] = -2
+                lost_pillars += 1
+                lost_points += 1
+                continue
+            pillar = pillars
+            table[row, column] = pillar
+            cells[pillar] = row * nx + column
+            counts[pillar] = 0
+            pillars += 1
+        if pillar == -2 or counts[pillar] == max_points:
+            lost_points += 1
+            continue
+        slots[pillar, counts[pillar]] = i
+        counts[pillar] += 1
+    return pillars, lost_points, lost_pillars
+
+
+def gather(points: Any, counts: Any, slots: Any, out: Any) -> None:
+    """Write ``out [P, N, F]``: the points of each pillar, then zero rows."""
+    features = points.shape[1]
+    for p in range(out.shape[0]):
+        for s in range(counts[p]):
+            i = slots[p, s]
+            for f in range(features):
+                out[p, s, f] = points[i, f]
+        out[p, counts[p] :] = 0
+
+
+def gather_decorated(points: Any, counts: Any, slots: Any, centres: Any, out: Any) -> None:
+    """Write ``out [P, N, F + 6]``: points, offset to the mean of the pillar, offset to its centre; then zero rows.
+
+    ``centres`` is ``[P, 3]`` float32.
+    """
+    features = points.shape[1]
+    for p in range(out.shape[0]):
+        count = counts[p]
+        x, y, z = 0.0, 0.0, 0.0
+        for s in range(count):
+            i = slots[p, s]
+            x += points[i, 0]
+            y += points[i, 1]
+            z += points[i, 2]
+        mean_x, mean_y, mean_z = np.float32(x / count), np.float32(y / count), np.float32(z / count)
+        for s in range(count):
+            i = slots[p, s]
+            for f in range(features):
+                out[p, s, f] = points[i, f]
+            out[p, s, features] = points[i, 0] - mean_x
+            out[p, s, features + 1] = points[i, 1] - mean_y
+            out[p, s, features + 2] = points[i, 2] - mean_z
+            out[p, s, features + 3] = points[i, 0] - centres[p, 0]
+            out[p, s, features + 4] = points[i, 1] - centres[p, 1]
+            out[p, s, features + 5] = points[i, 2] - centres[p, 2]
+        out[p, count:] = 0
+
+
+class Kernels(NamedTuple):
+    """The compiled functions of this module."""
+
+    assign: Callable[..., Any]
+    gather: Callable[..., Any]
+    gather_decorated: Callable[..., Any]
+
+
+@functools.cache
+def compiled() -> Kernels | None:
+    """The functions above, compiled and cached on disk where possible; ``None`` without a working numba."""
+    if not available("numba"):
+        return None
+    try:
+        from numba import njit
+    except ImportError:  # installed, but not for this numpy
+        return None
+    functions = (assign, gather, gather_decorated)
+    try:
+        return Kernels(*(njit(cache=True, nogil=True)(function) for function in functions))
+    except RuntimeError:  # no folder to keep compiled code in
+        return Kernels(*(njit(nogil=True)(function) for function in functions))
