@@ -1,1 +1,1 @@
-"""kd3d.detectors"""
+"""Networks in torch: pillars to BEV maps to head maps, and everything that makes, stores and runs them."""

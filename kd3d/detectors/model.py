@@ -1,0 +1,89 @@
+"""CenterPoint-Pillar: pillars, BEV backbone, centre head."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from kd3d.detectors.backbone import BevBackbone
+from kd3d.detectors.batch import PillarBatch
+from kd3d.detectors.blocks import scatter_to_bev
+from kd3d.detectors.encoder import PillarEncoder
+from kd3d.detectors.head import CenterHead
+from kd3d.geometry.grid import BevGrid
+from kd3d.runtime.heads import TaskMaps
+from kd3d.spec import DetectorSpec
+
+
+class BevTap(NamedTuple):
+    """A feature map in metric space: ``tensor [B, C, Y, X]`` over ``grid``."""
+
+    name: str
+    tensor: Tensor
+    grid: BevGrid
+
+
+class DetectorOutput(NamedTuple):
+    """What a detector returns: the head maps of each task (``[B, C, H, W]``) and the feature maps on the way."""
+
+    heads: tuple[TaskMaps, ...]
+    taps: tuple[BevTap, ...]
+
+
+class CenterPoint(nn.Module):
+    """A pillar detector with a centre head; made by ``kd3d.detectors.build.build``.
+
+    Attributes:
+        spec: what it was built from.
+        encoder, backbone, head: its three parts.
+    """
+
+    def __init__(self, spec: DetectorSpec, *, encoder: PillarEncoder, backbone: BevBackbone, head: CenterHead) -> None:
+        super().__init__()
+        self.spec = spec
+        self.encoder = encoder
+        self.backbone = backbone
+        self.head = head
+        self._tap_grids = _tap_grids(spec)
+
+    def forward(self, batch: PillarBatch) -> DetectorOutput:
+        """Head maps (raw: logits, log sizes) and taps ``level0`` ... and ``neck`` for a batch of frames."""
+        if batch.flat_pillar is None:
+            pillars = self.encoder(batch.features, batch.counts)
+        else:
+            pillars = self.encoder.forward_flat(batch.features, batch.flat_pillar, batch.cells.shape[0])
+        levels, neck = self.backbone(self._canvas(pillars, batch.cells, batch.batch_size))
+        maps = [*levels, neck]
+        taps = (BevTap(name, tensor, grid) for (name, grid), tensor in zip(self._tap_grids, maps, strict=True))
+        return DetectorOutput(self.head(neck), tuple(taps))
+
+    def forward_tensors(
+        self, features: Tensor, counts: Tensor, cells: Tensor, batch_size: int = 1
+    ) -> tuple[Tensor, ...]:
+        """The same from and to plain tensors, for export: padded pillars in, maps out.
+
+        Args:
+            features: ``[P, N, D]``.
+            counts: ``[P]`` int64.
+            cells: ``[P]`` int64.
+            batch_size: frames.
+
+        Returns:
+            ``[B, C, H, W]`` maps in the order of ``kd3d.runtime.heads.onnx_names``.
+        """
+        pillars = self.encoder(features, counts)
+        _, neck = self.backbone(self._canvas(pillars, cells, batch_size))
+        return tuple(tensor for task in self.head(neck) for tensor in task if tensor is not None)
+
+    def _canvas(self, pillars: Tensor, cells: Tensor, batch_size: int) -> Tensor:
+        grid = self.spec.grid
+        return scatter_to_bev(pillars, cells, batch_size=batch_size, ny=grid.ny, nx=grid.nx)
+
+
+def _tap_grids(spec: DetectorSpec) -> tuple[tuple[str, BevGrid], ...]:
+    found, stride = [], 1
+    for index, step in enumerate(spec.backbone.strides):
+        stride *= step
+        found.append((f"level{index}", spec.grid.coarsened(stride)))
+    return (*found, ("neck", spec.output_grid))

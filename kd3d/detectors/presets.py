@@ -1,0 +1,61 @@
+"""Named specifications: published detectors, and the generated world's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from kd3d.detectors.preset_kitti import kitti_pillar, kitti_pillar_small
+from kd3d.detectors.preset_nuscenes import nuscenes_pillar
+from kd3d.detectors.preset_waymo import waymo_pillar
+from kd3d.detectors.preset_world import world_six_tasks, world_student, world_teacher, world_tiny
+from kd3d.errors import UsageError
+from kd3d.spec import DetectorSpec
+
+PRESETS: dict[str, Callable[[], DetectorSpec]] = {
+    "waymo-centerpoint-pillar": partial(waymo_pillar, "", cell_m=0.32, half_range_m=74.24, max_points=20),
+    "waymo-centerpoint-pillar-v0.4": partial(waymo_pillar, "-v0.4", cell_m=0.40, half_range_m=73.60, max_points=28),
+    "waymo-centerpoint-pillar-v0.48": partial(waymo_pillar, "-v0.48", cell_m=0.48, half_range_m=74.88, max_points=36),
+    "waymo-centerpoint-pillar-v0.64": partial(waymo_pillar, "-v0.64", cell_m=0.64, half_range_m=74.24, max_points=50),
+    "waymo-centerpoint-pillar-pcdet": partial(waymo_pillar, "-pcdet", cell_m=0.32, half_range_m=74.88, max_points=20),
+    "nuscenes-centerpoint-pillar": nuscenes_pillar,
+    "kitti-centerpoint-pillar": kitti_pillar,
+    "kitti-centerpoint-pillar-small": kitti_pillar_small,
+    "world-centerpoint-pillar": world_teacher,
+    "world-centerpoint-pillar-small": world_student,
+    "world-centerpoint-pillar-six-tasks": world_six_tasks,
+    "world-centerpoint-pillar-tiny": world_tiny,
+}
+
+
+def preset(name: str) -> DetectorSpec:
+    """The specification called ``name``.
+
+    Raises:
+        UsageError: no preset has that name.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"there is no preset {name!r}; the presets are {', '.join(sorted(PRESETS))}.")
+    return PRESETS[name]()
+
+
+def describe(name: str) -> str:
+    """One line about a preset: where it comes from and what it is for."""
+    return _LINES[name]
+
+
+_SPARSEKD = "SparseKD's CenterPoint-Pillar student for Waymo"
+_LINES: dict[str, str] = {
+    "waymo-centerpoint-pillar": "SparseKD's CenterPoint-Pillar teacher for Waymo, 0.32 m, 464 x 464",
+    "waymo-centerpoint-pillar-v0.4": f"{_SPARSEKD}, 0.40 m, 368 x 368",
+    "waymo-centerpoint-pillar-v0.48": f"{_SPARSEKD}, 0.48 m, 312 x 312",
+    "waymo-centerpoint-pillar-v0.64": f"{_SPARSEKD}, 0.64 m, 232 x 232",
+    "waymo-centerpoint-pillar-pcdet": "OpenPCDet's CenterPoint-Pillar for Waymo, 0.32 m, 468 x 468",
+    "nuscenes-centerpoint-pillar": "OpenPCDet's CenterPoint-Pillar for nuScenes, 0.2 m, six tasks, velocity, 10 sweeps",
+    "kitti-centerpoint-pillar": "CenterPoint-Pillar for KITTI, 0.16 m, Car, Pedestrian, Cyclist",
+    "kitti-centerpoint-pillar-small": "a narrow 0.32 m detector for KITTI that trains on a CPU",
+    "world-centerpoint-pillar": "the teacher of the generated world, 0.4 m, ten classes in one task",
+    "world-centerpoint-pillar-small": "a student for the generated world with about a quarter of the teacher's MACs",
+    "world-centerpoint-pillar-six-tasks": "a small detector for the generated world with the six nuScenes tasks",
+    "world-centerpoint-pillar-tiny": "for tests: 64 x 64 cells, trains in seconds",
+}
