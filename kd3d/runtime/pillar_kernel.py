@@ -30,29 +30,29 @@ def assign(points: Any, frame: Any, table: Any, cells: Any, counts: Any, slots: 
         Pillars kept, points that found their pillar or the list of pillars full, and pillars that found it full.
     """
     ny, nx = table.shape
+    pillar_of = table.reshape(ny * nx)
     max_pillars, max_points = slots.shape
+    x_min, y_min, z_min, dx, dy, dz = frame[0], frame[1], frame[2], frame[3], frame[4], frame[5]
     pillars, lost_points, lost_pillars = 0, 0, 0
     for i in range(points.shape[0]):
-        x = (points[i, 0] - frame[0]) / frame[3]
-        y = (points[i, 1] - frame[1]) / frame[4]
-        z = (points[i, 2] - frame[2]) / frame[5]
+        x = (points[i, 0] - x_min) / dx
+        y = (points[i, 1] - y_min) / dy
+        z = (points[i, 2] - z_min) / dz
         # Compared before the cast: a cast truncates towards zero and would let in points one cell below the range.
-        if not (x >= 0 and x < nx and y >= 0 and y < ny and z >= 0 and z < 1):
+        if not ((x >= 0) & (x < nx) & (y >= 0) & (y < ny) & (z >= 0) & (z < 1)):
             continue
-        row, column = int(y), int(x)
-        pillar = table[row, column]
-        if pillar == -1:
-            if pillars == max_pillars:
-                table[row, column] = -2
-                lost_pillars += 1
-                lost_points += 1
-                continue
+        cell = np.uint64(np.int64(y) * nx + np.int64(x))  # unsigned: no test for a negative index
+        pillar = pillar_of[cell]
+        if pillar == -1 and pillars < max_pillars:
             pillar = pillars
-            table[row, column] = pillar
-            cells[pillar] = row * nx + column
+            pillar_of[cell] = pillar
+            cells[pillar] = cell
             counts[pillar] = 0
             pillars += 1
-        if pillar == -2 or counts[pillar] == max_points:
+        elif pillar == -1:
+            pillar_of[cell] = -2
+            lost_pillars += 1
+        if pillar < 0 or counts[pillar] == max_points:
             lost_points += 1
             continue
         slots[pillar, counts[pillar]] = i
@@ -65,7 +65,7 @@ def gather(points: Any, counts: Any, slots: Any, out: Any) -> None:
     features = points.shape[1]
     for p in range(out.shape[0]):
         for s in range(counts[p]):
-            i = slots[p, s]
+            i = np.uint64(slots[p, s])
             for f in range(features):
                 out[p, s, f] = points[i, f]
         out[p, counts[p] :] = 0
@@ -81,21 +81,22 @@ def gather_decorated(points: Any, counts: Any, slots: Any, centres: Any, out: An
         count = counts[p]
         x, y, z = 0.0, 0.0, 0.0
         for s in range(count):
-            i = slots[p, s]
+            i = np.uint64(slots[p, s])
             x += points[i, 0]
             y += points[i, 1]
             z += points[i, 2]
         mean_x, mean_y, mean_z = np.float32(x / count), np.float32(y / count), np.float32(z / count)
+        centre_x, centre_y, centre_z = centres[p, 0], centres[p, 1], centres[p, 2]
         for s in range(count):
-            i = slots[p, s]
+            i = np.uint64(slots[p, s])
             for f in range(features):
                 out[p, s, f] = points[i, f]
             out[p, s, features] = points[i, 0] - mean_x
             out[p, s, features + 1] = points[i, 1] - mean_y
             out[p, s, features + 2] = points[i, 2] - mean_z
-            out[p, s, features + 3] = points[i, 0] - centres[p, 0]
-            out[p, s, features + 4] = points[i, 1] - centres[p, 1]
-            out[p, s, features + 5] = points[i, 2] - centres[p, 2]
+            out[p, s, features + 3] = points[i, 0] - centre_x
+            out[p, s, features + 4] = points[i, 1] - centre_y
+            out[p, s, features + 5] = points[i, 2] - centre_z
         out[p, count:] = 0
 
 
