@@ -1,1 +1,1 @@
-"""kd3d.training"""
+"""Targets, task losses, the training loop and its checkpoints."""

@@ -1,0 +1,68 @@
+"""What one forward pass gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kd3d.datasets.sample import Sample
+from kd3d.detectors.batch import PillarBatch, prepare
+from kd3d.geometry.boxes import Boxes3D
+from kd3d.spec import DetectorSpec
+from kd3d.training.labels import map_labels
+from kd3d.training.targets import BatchTargets, assign_targets_batch
+
+
+@dataclass
+class TrainBatch:
+    """Frames ready for training.
+
+    Args:
+        tokens: of the frames.
+        student: the student's input.
+        teacher: the teacher's input, made from the same augmented frames; ``None`` without a teacher.
+        boxes: ground truth per frame, labels in the student's classes.
+        targets: the student's targets from ``boxes`` (made in the worker), or ``None``.
+    """
+
+    tokens: tuple[str, ...]
+    student: PillarBatch
+    teacher: PillarBatch | None
+    boxes: list[Boxes3D]
+    targets: tuple[BatchTargets, ...] | None = None
+
+    def to(self, device: torch.device | str) -> TrainBatch:
+        """The same batch with its tensors on ``device``."""
+        return TrainBatch(
+            self.tokens,
+            self.student.to(device),
+            None if self.teacher is None else self.teacher.to(device),
+            self.boxes,
+            None if self.targets is None else tuple(target.to(device) for target in self.targets),
+        )
+
+
+def make_batch(
+    samples: Sequence[Sample], spec: DetectorSpec, teacher_spec: DetectorSpec | None = None, *, targets: bool = True
+) -> TrainBatch:
+    """Collate frames for a student, and for its teacher.
+
+    Args:
+        samples: augmented frames; one without labels counts as empty of objects.
+        spec: the student.
+        teacher_spec: the teacher, if any; it sees the same points through its own grid.
+        targets: whether to assign the student's targets here.
+    """
+    boxes = [
+        Boxes3D.empty() if sample.boxes is None else map_labels(sample.boxes, sample.classes, spec.head.classes)
+        for sample in samples
+    ]
+    return TrainBatch(
+        tuple(sample.token for sample in samples),
+        prepare(samples, spec),
+        None if teacher_spec is None else prepare(samples, teacher_spec),
+        boxes,
+        assign_targets_batch(boxes, spec) if targets else None,
+    )

@@ -1,0 +1,109 @@
+"""What is minimised: terms with their sums and masses, divided in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kd3d.runtime.heads import TaskMaps
+from kd3d.spec import DetectorSpec
+from kd3d.training.batch import TrainBatch
+from kd3d.training.losses import focal_loss, gather_cells, l1_loss
+from kd3d.training.targets import BatchTargets, assign_targets_batch
+
+
+@dataclass
+class Term:
+    """One loss before its division.
+
+    Args:
+        name: unique in an objective.
+        sum: ``[]`` fp32, with gradient.
+        mass: ``[]`` what the sum is divided by, without gradient; summed over micro-batches first.
+        weight: factor in the total.
+        floor: smallest divisor: 1 where the mass counts objects, tiny where it is a soft mask.
+    """
+
+    name: str
+    sum: Tensor
+    mass: Tensor
+    weight: float
+    floor: float = 1.0
+
+
+class Objective(Protocol):
+    """Runs the student and says what to minimise.
+
+    An objective may have ``adapters`` (an ``nn.Module``): its parameters are trained along and kept in the training
+    checkpoint, never in the model. It may have ``identity() -> dict``: its settings, compared when a run is resumed.
+    """
+
+    def __call__(self, module: nn.Module, batch: TrainBatch) -> list[Term]:
+        """Forward pass of ``module`` on ``batch`` and the losses of its output."""
+        ...
+
+
+def total(terms: Sequence[Term], masses: Mapping[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of all terms, each divided by its mass. No other place divides.
+
+    Args:
+        terms: of one micro-batch.
+        masses: per term name, over all micro-batches of the step; ``None`` if there is only this one.
+
+    Returns:
+        The total ``[]`` and each term's weighted share of it, without gradient.
+    """
+    parts: dict[str, Tensor] = {}
+    for term in terms:
+        mass = (term.mass if masses is None else masses[term.name]).detach()
+        parts[term.name] = term.weight * term.sum / mass.clamp(min=term.floor)
+    return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+
+
+def detection_terms(
+    heads: Sequence[TaskMaps], targets: Sequence[BatchTargets], *, heatmap_weight: float = 1.0, box_weight: float = 2.0
+) -> list[Term]:
+    """CenterPoint's losses of a batch: ``task{t}.heatmap`` (focal) and ``task{t}.box`` (L1), per task.
+
+    Args:
+        heads: per task, ``[B, C, H, W]`` each.
+        targets: per task, on the device of the heads.
+        heatmap_weight: weight of every focal term.
+        box_weight: weight of every L1 term.
+    """
+    terms = []
+    for index, (maps, target) in enumerate(zip(heads, targets, strict=True)):
+        terms.append(Term(f"task{index}.heatmap", *focal_loss(maps.hm, target.heatmap), heatmap_weight))
+        branches = (maps.center, maps.center_z, maps.dim, maps.rot, maps.vel)
+        predicted = torch.cat([gather_cells(part, target.cell) for part in branches if part is not None], 1)
+        terms.append(Term(f"task{index}.box", *l1_loss(predicted, target.values, target.mask), box_weight))
+    return terms
+
+
+@dataclass(frozen=True)
+class DetectionObjective:
+    """The detection losses alone: trains a teacher, or a control without distillation."""
+
+    spec: DetectorSpec
+    heatmap_weight: float = 1.0
+    box_weight: float = 2.0
+
+    def __call__(self, module: nn.Module, batch: TrainBatch) -> list[Term]:
+        """See ``Objective``."""
+        heads = module(batch.student).heads
+        targets = batch.targets or assign_targets_batch(batch.boxes, self.spec)
+        device = heads[0].hm.device
+        return detection_terms(
+            heads,
+            [target.to(device) for target in targets],
+            heatmap_weight=self.heatmap_weight,
+            box_weight=self.box_weight,
+        )
+
+    def identity(self) -> dict[str, object]:
+        """Settings that a resumed run must repeat."""
+        return {"kind": "detection", "heatmap_weight": self.heatmap_weight, "box_weight": self.box_weight}

@@ -1,0 +1,125 @@
+"""One optimiser step: forward, the one division, backward, guard, clip, update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kd3d.training.batch import TrainBatch
+from kd3d.training.guard import SkipCounter, check_gradient, check_terms
+from kd3d.training.objective import Objective, Term, total
+from kd3d.training.precision import Precision
+from kd3d.training.schedule import OneCycle, set_step
+from kd3d.training.settings import TrainSettings
+from kd3d.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did: the total loss, each term's weighted share, and the optimiser's numbers."""
+
+    loss: float
+    terms: dict[str, float]
+    lr: float
+    momentum: float
+    grad_norm: float
+
+
+class Stepper:
+    """Moves a ``TrainState`` on by one step at a time.
+
+    Args:
+        state: changed in place.
+        objective: gives the terms.
+        settings: of the run.
+        precision: resolved for the device.
+        schedule: of the run.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        objective: Objective,
+        *,
+        settings: TrainSettings,
+        precision: Precision,
+        schedule: OneCycle,
+    ) -> None:
+        self._state, self._objective, self._settings = state, objective, settings
+        self._precision, self._schedule, self._skips = precision, schedule, SkipCounter()
+        parts = {"": state.module, "adapters.": state.adapters}
+        self._named = [
+            (prefix + name, parameter)
+            for prefix, part in parts.items()
+            if part is not None
+            for name, parameter in part.named_parameters()
+            if parameter.requires_grad
+        ]
+
+    def step(self, micro_batches: Sequence[TrainBatch]) -> StepReport:
+        """Take one step on ``micro_batches`` (on the module's device).
+
+        Raises:
+            NonFiniteError: a loss or a gradient is not finite; weights are then still those before the step.
+        """
+        state = self._state
+        state.module.train()
+        tokens = [token for batch in micro_batches for token in batch.tokens]
+        masses = self._masses(micro_batches) if len(micro_batches) > 1 else None
+        lr, momentum = set_step(state.optimiser, self._schedule, state.step)
+        state.optimiser.zero_grad(set_to_none=True)
+        terms: dict[str, float] = {}
+        for index, batch in enumerate(micro_batches):
+            loss, parts = total(self._forward(batch, index), masses)
+            for name, value in check_terms(parts, step=state.step, tokens=batch.tokens).items():
+                terms[name] = terms.get(name, 0.0) + value
+            state.scaler.scale(loss).backward()
+        norm = self._update(tokens)
+        state.ema.update(state.step)
+        state.step += 1
+        return StepReport(sum(terms.values()), terms, lr, momentum, norm)
+
+    def _forward(self, batch: TrainBatch, micro: int) -> list[Term]:
+        # Seeded per forward pass, so that what is drawn depends on the step alone and a resumed run draws the same.
+        position = self._state.step * self._settings.accumulate + micro
+        torch.manual_seed((self._settings.seed * 1_000_003 + position) % 2**63)
+        with self._precision.autocast():
+            return self._objective(self._state.module, batch)
+
+    def _masses(self, micro_batches: Sequence[TrainBatch]) -> dict[str, Tensor]:
+        """Masses over all micro-batches, before any gradient is taken: memory stays that of one of them."""
+        masses: dict[str, Tensor] = {}
+        with torch.no_grad(), _buffers_kept(self._state.module, self._state.adapters):
+            for index, batch in enumerate(micro_batches):
+                for term in self._forward(batch, index):
+                    masses[term.name] = term.mass + masses[term.name] if term.name in masses else term.mass
+        return masses
+
+    def _update(self, tokens: Sequence[str]) -> float:
+        state, scaler = self._state, self._state.scaler
+        scaler.unscale_(state.optimiser)
+        parameters = [parameter for _, parameter in self._named]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self._settings.clip_norm))
+        if not scaler.is_enabled():
+            check_gradient(norm, self._named, step=state.step, tokens=tokens)
+        before = scaler.get_scale()
+        scaler.step(state.optimiser)
+        scaler.update()
+        self._skips.saw(skipped=scaler.get_scale() < before, step=state.step, tokens=tokens)
+        return norm
+
+
+@contextmanager
+def _buffers_kept(*modules: nn.Module | None) -> Iterator[None]:
+    """A forward pass inside leaves no trace in normalisation statistics."""
+    buffers = [buffer for module in modules if module is not None for buffer in module.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
