@@ -1,1 +1,1 @@
-"""kd3d.cli"""
+"""The command line: one short file per command, each a thin wrapper around a Python function."""

@@ -1,0 +1,111 @@
+"""``kd3d bench``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kd3d.cli.console import TerminalProgress, emit, note, say
+from kd3d.cli.models import Found, find_model, load_model
+from kd3d.cli.options import Device, Json, Threads
+from kd3d.errors import UsageError
+
+
+def bench(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=".onnx, export folders, model folders or presets.")],
+    frames: Annotated[Path | None, typer.Option("--frames", help="Portable frames (kd3d data frames), or one point file.")] = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="Time on random points; the report says so.")] = False,
+    iterations: Annotated[int, typer.Option("--iterations", min=1, help="Timed frames per model.")] = 200,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Untimed frames per model.")] = 10,
+    percentiles: Annotated[str, typer.Option("--percentiles", help="Comma-separated.")] = "50,90,95,99",
+    columns: Annotated[str | None, typer.Option("--columns", help="Columns, where --frames is a .bin.")] = None,
+    device: Device = "cpu",
+    threads: Threads = 0,
+    out: Annotated[Path | None, typer.Option("--out", "--work-dir", help="Write bench.json and frames.jsonl here.")] = None,
+    json_line: Json = False,
+) -> None:
+    """Latency and throughput over real frames, end to end and by stage; several models take turns on the same frames."""
+    from kd3d.bench import bench as measure
+    from kd3d.report.table import bench_table, show
+
+    if (frames is None) != synthetic:
+        raise UsageError("give either --frames (recorded) or --synthetic (random points).")
+    pipelines, described = _open(models, device, threads)
+    held, source = _frames(frames, next(iter(pipelines.values())).spec, columns)
+    if synthetic:
+        note("SYNTHETIC FRAMES: random points, not sensor data. These latencies do not predict those on real frames.")
+    with TerminalProgress().phase("bench") as step:
+        report = measure(
+            pipelines,
+            held,
+            models=described,
+            source=source,
+            warmup=warmup,
+            iterations=iterations,
+            percentiles=_percentiles(percentiles),
+            progress=step,
+        )
+    if out is not None:
+        report.write(out)
+    show(bench_table(report.to_json()))
+    for warning in report.record["warnings"]:
+        say(f"warning: {warning}")
+    emit(report.to_json(), as_json=json_line)
+
+
+def _open(models: list[str], device: str, threads: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    pipelines: dict[str, Any] = {}
+    described: dict[str, dict[str, Any]] = {}
+    for text in models:
+        name = text if text not in pipelines else f"{text} #{len(pipelines) + 1}"
+        found = find_model(text)
+        pipelines[name], described[name] = _onnx(found, device, threads) if found.kind in ("onnx", "export") else _torch(found, device, threads)
+    return pipelines, described
+
+
+def _onnx(found: Found, device: str, threads: int) -> tuple[Any, dict[str, Any]]:
+    from kd3d.cli.pipelines import file_size_mb, onnx_pipeline
+
+    pipeline = onnx_pipeline(found, provider=device, threads=threads)
+    assert found.path is not None
+    return pipeline, {"runtime": "onnxruntime", "device": device, "threads": threads or None, "size_mb": file_size_mb(found.path)}
+
+
+def _torch(found: Found, device: str, threads: int) -> tuple[Any, dict[str, Any]]:
+    import torch
+
+    from kd3d.cli.pipelines import torch_device, torch_pipeline
+
+    if threads:
+        torch.set_num_threads(threads)
+    model = load_model(found.name, presets=True)
+    return torch_pipeline(model, device=device), {
+        "runtime": "torch",
+        "device": torch_device(device),
+        "threads": torch.get_num_threads(),
+        "params": sum(parameter.numel() for parameter in model.module.parameters()),
+        "random_weights": found.kind == "preset",
+    }
+
+
+def _frames(path: Path | None, spec: Any, columns: str | None) -> tuple[Any, dict[str, Any]]:
+    if path is None:
+        from kd3d.bench.synthetic import synthetic_frames
+
+        return synthetic_frames(spec, count=20, points=30000), {"source": "synthetic", "synthetic": True}
+    if path.is_file():
+        from kd3d.cli.points import frame_from_file
+
+        return [frame_from_file(path, spec, columns=columns)[0]], {"source": str(path), "synthetic": False}
+    from kd3d.runtime.frames import read_frames
+
+    return read_frames(path), {"source": str(path), "synthetic": False}
+
+
+def _percentiles(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--percentiles must be numbers such as 50,90,99, not {text!r}.") from error

@@ -1,0 +1,120 @@
+"""The ``kd3d`` program: commands by name, and errors as one line with an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from kd3d.cli import (
+    bench,
+    compress,
+    data_check,
+    data_frames,
+    data_synth,
+    demo,
+    distill,
+    doctor,
+    evaluate,
+    export_onnx,
+    infer,
+    info,
+    presets,
+    search,
+    train,
+)
+from kd3d.cli.failures import INTERRUPTED, as_failure, as_json
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+data_app = typer.Typer(no_args_is_help=True, help="Make, check and repack data sets.", rich_markup_mode=None)
+export_app = typer.Typer(no_args_is_help=True, help="Turn a model into an artefact for the vehicle.", rich_markup_mode=None)
+
+for _name, _command in {
+    "demo": demo.demo,
+    "doctor": doctor.doctor,
+    "presets": presets.presets,
+    "info": info.info,
+    "train": train.train,
+    "eval": evaluate.evaluate,
+    "infer": infer.infer,
+    "search": search.search,
+    "distill": distill.distill,
+    "compress": compress.compress,
+    "bench": bench.bench,
+}.items():
+    app.command(_name)(_command)
+for _name, _command in {"synth": data_synth.synth, "check": data_check.check, "frames": data_frames.frames}.items():
+    data_app.command(_name)(_command)
+export_app.command("onnx")(export_onnx.onnx)
+export_app.callback()(lambda: None)  # keeps `onnx` a subcommand while it is the only one
+app.add_typer(data_app, name="data")
+app.add_typer(export_app, name="export")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from kd3d import __version__
+
+        sys.stdout.write(f"kd3d {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="On an error, show the traceback (works after a command too).")] = False,
+) -> None:
+    """Compress 3D object detectors until they fit the vehicle: search, inherit, distil, export, measure."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; errors become one line on standard error."""
+    debug = "--debug" in arguments
+    rest = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return int(app(args=rest, standalone_mode=False, prog_name="kd3d") or 0)
+    except Exception as error:  # noqa: BLE001  the one place where every error ends
+        return _fail(error, debug=debug, json_line="--json" in rest)
+    except KeyboardInterrupt as error:
+        return _fail(error, debug=debug, json_line="--json" in rest)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `kd3d ... | head`: nobody reads on, so nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(code)
+
+
+def _fail(error: BaseException, *, debug: bool, json_line: bool) -> int:
+    import click
+
+    if isinstance(error, click.exceptions.Abort):
+        error = KeyboardInterrupt()
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        sys.stderr.write(f"{error.format_message()}\n")
+        return 2
+    if isinstance(error, click.ClickException):
+        code, text = 2, " ".join(error.format_message().split())
+        payload: dict[str, object] = {"error": text, "kind": "UsageError", "exit_code": code}
+    else:
+        (code, text), payload = as_failure(error), as_json(error)
+    if debug and code != INTERRUPTED:
+        traceback.print_exception(error)
+    red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    sys.stderr.write(f"{red}error: {text}{plain}\n")
+    if json_line:
+        sys.stdout.write(json.dumps(payload, separators=(",", ":")) + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What a model argument may be, and how it becomes a model or a pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kd3d.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from kd3d.detectors.checkpoint import Model
+
+Kind = Literal["model", "preset", "onnx", "export"]
+INSIDE_RUN = ("student", "model")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model argument, recognised without loading it.
+
+    Args:
+        kind: kd3d model folder, preset name, ``.onnx`` file, or export folder.
+        name: the argument as given.
+        path: where it is; ``None`` for a preset.
+    """
+
+    kind: Kind
+    name: str
+    path: Path | None
+
+
+def find_model(text: str) -> Found:
+    """Recognise a model argument: model folder, run folder, export folder, ``.onnx`` file, or preset name.
+
+    Raises:
+        UsageError: it is none of these.
+        CheckpointError: it is a file of a kind that is not read here.
+    """
+    path = Path(text)
+    if path.is_file():
+        if path.suffix == ".onnx":
+            return Found("onnx", text, path)
+        raise CheckpointError(
+            f"{path}: not a kd3d model. A model is a folder with spec.json and weights.safetensors; pickles are never opened."
+        )
+    if path.is_dir():
+        return _in_folder(text, path)
+    if "/" in text or path.suffix:
+        raise UsageError(f"{text}: there is no such model. Give a model folder, a run folder, an .onnx file, or a preset name.")
+    return Found("preset", text, None)
+
+
+def load_model(text: str, *, presets: bool = False) -> Model:
+    """The torch model behind an argument.
+
+    Args:
+        text: model folder, run folder or, with ``presets``, a preset name (weights are random then).
+        presets: whether random weights make sense here.
+
+    Raises:
+        UsageError: no such model, or a preset or an artefact where trained weights are needed.
+        CheckpointError: the folder is not a whole model.
+    """
+    found = find_model(text)
+    if found.kind == "preset":
+        return _random(found.name, allowed=presets)
+    if found.kind in ("onnx", "export"):
+        raise UsageError(f"{text}: an exported artefact; here the kd3d model folder it was made from is needed.")
+    from kd3d.detectors import checkpoint
+
+    assert found.path is not None
+    return checkpoint.load_model(found.path)
+
+
+def _random(name: str, *, allowed: bool) -> Model:
+    from kd3d.detectors.build import build
+    from kd3d.detectors.checkpoint import Model
+    from kd3d.detectors.presets import preset
+
+    spec = preset(name)
+    if not allowed:
+        raise UsageError(f"{name} is a preset, which has no trained weights. Train it first: kd3d train --preset {name}.")
+    import torch
+
+    torch.manual_seed(0)
+    return Model(spec, build(spec).eval(), {"origin": f"preset {name}, random weights"})
+
+
+def _in_folder(text: str, path: Path) -> Found:
+    if (path / "pipeline.json").exists():
+        return Found("export", text, path)
+    if (path / "spec.json").exists() or (path / "weights.safetensors").exists():
+        return Found("model", text, path)
+    for inside in INSIDE_RUN:
+        if (path / inside / "spec.json").exists():
+            return Found("model", text, path / inside)
+    raise CheckpointError(
+        f"{path}: no model in this folder. Expected spec.json and weights.safetensors, pipeline.json of an export, "
+        f"or a run with {' or '.join(f'{name}/' for name in INSIDE_RUN)}."
+    )

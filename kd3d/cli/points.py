@@ -1,0 +1,47 @@
+"""A point file as a frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kd3d.errors import UsageError
+
+if TYPE_CHECKING:
+    from kd3d.spec.detector import DetectorSpec
+
+
+def frame_from_file(path: Path, spec: DetectorSpec, *, columns: str | None = None) -> tuple[Any, DetectorSpec]:
+    """One frame, and the specification to feed it to.
+
+    A ``.bin`` has the columns of its data set: those of ``columns``, else nuScenes' for ``.pcd.bin`` and for nuScenes and
+    world models, else KITTI's. An ``.npy`` or ``.npz`` is in the model's feature order and fed as it is, so the
+    returned specification has no intensity transform.
+
+    Raises:
+        DataError: the file is missing or damaged.
+        UsageError: another kind of file.
+    """
+    from kd3d.runtime.frames import Frame
+    from kd3d.runtime.points import read_points
+
+    import numpy as np
+
+    if path.suffix in (".npy", ".npz"):
+        names = spec.points.features
+        spec = replace(spec, points=replace(spec.points, intensity="raw"))
+    elif path.suffix == ".bin":
+        names = tuple(columns.split(",")) if columns else _columns(path, spec)
+    else:
+        raise UsageError(f"{path}: points are read from .bin, .npy or .npz files.")
+    points = read_points(path, names)
+    frame = Frame(path.name, points, names, None, spec.head.classes, np.eye(4), np.eye(4), None, None)
+    return frame, spec
+
+
+def _columns(path: Path, spec: DetectorSpec) -> tuple[str, ...]:
+    from kd3d.runtime.points import KITTI_COLUMNS, NUSCENES_COLUMNS
+
+    nuscenes = path.name.endswith(".pcd.bin") or spec.name.startswith(("nuscenes", "world"))
+    return NUSCENES_COLUMNS if nuscenes else KITTI_COLUMNS
