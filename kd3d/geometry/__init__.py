@@ -1,1 +1,1 @@
-"""Where things are: bird's-eye-view grids, boxes, their overlap, and suppression. numpy only, unless named ``torch_``."""
+"""Where things are: bird's-eye-view grids, boxes, their overlap, and suppression; numpy only, numba where installed."""
