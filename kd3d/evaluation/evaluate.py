@@ -1,0 +1,94 @@
+"""From a detector, as a function of one sample, to the official metrics of its data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kd3d.datasets.base import SampleDataset
+from kd3d.datasets.kitti import KittiDataset
+from kd3d.datasets.kitti_boxes import camera_annotation
+from kd3d.datasets.nuscenes import NuScenesDataset
+from kd3d.datasets.sample import Sample
+from kd3d.errors import DataError
+from kd3d.evaluation.kitti_eval import kitti_ap
+from kd3d.evaluation.metrics import Metrics
+from kd3d.evaluation.nuscenes_eval import evaluate_results
+from kd3d.evaluation.results import check_tokens, write_results
+from kd3d.geometry.boxes import Boxes3D
+from kd3d.runs.atomic import write_json
+
+Predict = Callable[[Sample], Boxes3D]
+Progress = Callable[[int, int], None]
+
+
+def evaluate(
+    predict: Predict,
+    dataset: SampleDataset,
+    *,
+    classes: Sequence[str],
+    out_dir: Path | str,
+    progress: Progress | None = None,
+) -> Metrics:
+    """Run ``predict`` over every frame and score it; ``out_dir`` gets ``results.json`` (nuScenes) and ``metrics.json``.
+
+    Args:
+        predict: one sample to scored boxes in its LiDAR frame; ``label`` indexes ``classes``.
+        dataset: nuScenes or KITTI, with labels.
+        classes: the detector's class names.
+        out_dir: made when missing.
+        progress: called with frames done and their number.
+
+    Raises:
+        DataError: a frame is damaged, or a class is not one of the data set's.
+        OutputError: ``out_dir`` is not writable.
+    """
+    predictions = {}
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        predictions[sample.token] = predict(sample)
+        if progress is not None:
+            progress(index + 1, len(dataset))
+    return score_predictions(predictions, dataset, classes=classes, out_dir=out_dir)
+
+
+def score_predictions(
+    predictions: Mapping[str, Boxes3D], dataset: SampleDataset, *, classes: Sequence[str], out_dir: Path | str
+) -> Metrics:
+    """Score detections that were made before, by token; otherwise as ``evaluate``.
+
+    Raises:
+        DataError: the tokens are not those of ``dataset``, or the data set is of no known kind.
+    """
+    if isinstance(dataset, NuScenesDataset):
+        results = Path(out_dir) / "results.json"
+        write_results(predictions, dataset, classes, results)
+        return evaluate_results(results, dataset.nusc_root, dataset.version, dataset.split, out_dir)
+    if isinstance(dataset, KittiDataset):
+        metrics = _score_kitti(predictions, dataset, tuple(classes))
+        write_json(Path(out_dir) / "metrics.json", metrics.to_json())
+        return metrics
+    raise DataError(f"{type(dataset).__name__}: only a whole nuScenes or KITTI split can be evaluated.")
+
+
+def _score_kitti(predictions: Mapping[str, Boxes3D], dataset: KittiDataset, classes: tuple[str, ...]) -> Metrics:
+    check_tokens(set(predictions), set(dataset.tokens), where=f"the predictions for {dataset.split}")
+    unknown = [name for name in classes if name not in dataset.classes]
+    if unknown:
+        raise DataError(f"{', '.join(unknown)}: not a KITTI class. Use {', '.join(dataset.classes)}.")
+    found = [
+        camera_annotation(
+            predictions[token], dataset.calibration(i), classes=classes, image_size_px=dataset.image_size_px(i)
+        )
+        for i, token in enumerate(dataset.tokens)
+    ]
+    ap = kitti_ap(found, [dataset.annotation(i) for i in range(len(dataset))], classes)
+    per_class = {name: ap.value["3d"][name]["moderate"] for name in classes}
+    return Metrics(
+        mAP=float(np.mean(list(per_class.values()))),
+        NDS=None,
+        per_class=per_class,
+        extras={"ap_r40": ap.value, "objects": ap.objects},
+    )
