@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -35,12 +35,20 @@ class TrainBatch:
 
     def to(self, device: torch.device | str) -> TrainBatch:
         """The same batch with its tensors on ``device``."""
-        return TrainBatch(
-            self.tokens,
-            self.student.to(device),
-            None if self.teacher is None else self.teacher.to(device),
-            self.boxes,
-            None if self.targets is None else tuple(target.to(device) for target in self.targets),
+        return replace(
+            self,
+            student=self.student.to(device),
+            teacher=None if self.teacher is None else self.teacher.to(device),
+            targets=None if self.targets is None else tuple(target.to(device) for target in self.targets),
+        )
+
+    def pin_memory(self) -> TrainBatch:
+        """The same batch in page-locked memory, as DataLoader asks for."""
+        return replace(
+            self,
+            student=self.student.pin_memory(),
+            teacher=None if self.teacher is None else self.teacher.pin_memory(),
+            targets=None if self.targets is None else tuple(target.pin_memory() for target in self.targets),
         )
 
 

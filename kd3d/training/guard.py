@@ -43,7 +43,7 @@ def check_gradient(
 
 
 class SkipCounter:
-    """Counts fp16 steps that the gradient scaler skipped one after another; a few are its normal way to find a scale."""
+    """Counts fp16 steps that the gradient scaler skipped one after another; a few are how it finds its scale."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -36,6 +36,11 @@ class Interrupts:
         if self._active:
             signal.signal(signal.SIGINT, self._before)
 
+    @property
+    def held(self) -> bool:
+        """Whether a step is in progress, or was cut short."""
+        return self._held
+
     def hold(self) -> None:
         """A step begins."""
         self._held = True

@@ -17,7 +17,9 @@ def map_labels(boxes: Boxes3D, have: Sequence[str], want: Sequence[str]) -> Boxe
         DataError: a label is not an index into ``have``.
     """
     if len(boxes) and (boxes.label.min() < 0 or boxes.label.max() >= len(have)):
-        raise DataError(f"a box has label {boxes.label.max()} (lowest {boxes.label.min()}), but there are {len(have)} classes.")
+        raise DataError(
+            f"labels run from {boxes.label.min()} to {boxes.label.max()}, but there are {len(have)} classes."
+        )
     position = {name: index for index, name in enumerate(want)}
     table = np.array([position.get(name, -1) for name in have], np.int64)
     label = table[boxes.label] if len(boxes) else boxes.label

@@ -101,7 +101,9 @@ def _worker_start(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
 
 
-def batches(source: FrameSource, *, batch_size: int, start: int, count: int, workers: int) -> Iterator[TrainBatch]:
+def batches(
+    source: FrameSource, *, batch_size: int, start: int, count: int, workers: int, pin: bool = False
+) -> Iterator[TrainBatch]:
     """Batches ``start`` .. ``start + count - 1`` of the run.
 
     Args:
@@ -110,6 +112,7 @@ def batches(source: FrameSource, *, batch_size: int, start: int, count: int, wor
         start: number of batches already used.
         count: how many follow.
         workers: processes; 0 prepares batches in this one.
+        pin: put tensors into page-locked memory, for a GPU.
 
     Raises:
         Kd3dError: whatever reading or augmenting a frame raised.
@@ -121,6 +124,7 @@ def batches(source: FrameSource, *, batch_size: int, start: int, count: int, wor
         num_workers=min(workers, count),
         collate_fn=_as_it_is,
         worker_init_fn=_worker_start,
+        pin_memory=pin,
         prefetch_factor=2 if workers and count else None,
     )
     stream = iter(loader)

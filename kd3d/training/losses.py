@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 ALPHA = 2  # exponent of the prediction's error
 BETA = 4  # exponent of the distance to a centre
@@ -24,13 +24,13 @@ def focal_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits, target = logits.float(), target.float()
-        softplus = F.softplus(logits)  # -log(1 - p)
+        softplus = functional.softplus(logits)  # -log(1 - p)
         probability = torch.sigmoid(logits)
         positive = target == 1
         reduction = (1 - target).pow(BETA)  # exactly 0 at centres
         negative = (softplus * probability.square() * reduction).sum()
         at_centre, error = logits[positive], 1 - probability[positive]
-        found = (F.softplus(-at_centre) * error.pow(ALPHA)).sum()
+        found = (functional.softplus(-at_centre) * error.pow(ALPHA)).sum()
         return negative + found, positive.sum().float()
 
 

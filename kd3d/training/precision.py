@@ -41,6 +41,12 @@ class Precision:
         return torch.amp.GradScaler(self.device, enabled=self.name == "fp16")
 
 
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device.type != "cpu" or cpu_has_bf16()
+
+
 def resolve_precision(asked: PrecisionName, device: torch.device) -> Precision:
     """The precision a run on ``device`` will have.
 
@@ -51,8 +57,7 @@ def resolve_precision(asked: PrecisionName, device: torch.device) -> Precision:
     """
     if device.type == "cpu" and asked == "fp16":
         raise UsageError("fp16 training needs a GPU. Use precision bf16 or fp32 on a CPU.")
-    lacking = not cpu_has_bf16() if device.type == "cpu" else device.type == "cuda" and not torch.cuda.is_bf16_supported()
-    if asked == "bf16" and lacking:
+    if asked == "bf16" and not _has_bf16(device):
         warnings.warn(f"this {device.type} has no bf16 arithmetic; training in fp32.", stacklevel=2)
         return Precision("fp32", device.type)
     return Precision(asked, device.type)

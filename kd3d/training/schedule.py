@@ -43,9 +43,7 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 def one_cycle(settings: TrainSettings, steps: int) -> OneCycle:
     """The schedule of a run of ``steps`` steps."""
-    return OneCycle(
-        steps, settings.lr, settings.pct_start, settings.div, settings.final_div, tuple(settings.momentum)
-    )
+    return OneCycle(steps, settings.lr, settings.pct_start, settings.div, settings.final_div, settings.momentum)
 
 
 def adamw(parameters: Iterable[nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:

@@ -23,7 +23,7 @@ class TrainSettings:
     """Frames per forward pass."""
     accumulate: int = 1
     """Forward passes per optimiser step. Losses are divided once, over all of them, so the result does not depend on
-    the split (but for batch normalisation); above 1 the losses' masses are counted in a first pass without gradients."""
+    the split (but for batch normalisation); above 1 a first pass without gradients counts the masses."""
     lr: float = 3e-3
     """Peak learning rate of the one-cycle schedule."""
     weight_decay: float = 0.01
@@ -59,7 +59,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
-            raise UsageError(f"give either steps or epochs, not both or neither (steps={self.steps}, epochs={self.epochs}).")
+            raise UsageError(f"give steps or epochs, and only one (steps={self.steps}, epochs={self.epochs}).")
         lowest = {"steps": 1, "batch_size": 1, "accumulate": 1, "workers": 0, "log_every": 1, "eval_every": 0}
         for name, low in {**lowest, "checkpoint_every": 1, "seed": 0}.items():
             value = getattr(self, name)

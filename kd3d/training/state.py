@@ -95,7 +95,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: is not a kd3d training checkpoint, or is corrupt or unsafe. {advice}") from error
+        raise CheckpointError(f"{path}: not a training checkpoint of kd3d, corrupt or unsafe. {advice}") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: corrupt or not readable ({first}). {advice}") from error

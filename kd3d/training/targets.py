@@ -32,9 +32,14 @@ class BatchTargets:
 
     def to(self, device: torch.device | str) -> BatchTargets:
         """The same targets on ``device``."""
-        return BatchTargets(
-            *(part.to(device, non_blocking=True) for part in (self.heatmap, self.cell, self.values, self.mask))
-        )
+        return BatchTargets(*(part.to(device, non_blocking=True) for part in self._parts()))
+
+    def pin_memory(self) -> BatchTargets:
+        """The same targets in page-locked memory, as DataLoader asks for."""
+        return BatchTargets(*(part.pin_memory() for part in self._parts()))
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.heatmap, self.cell, self.values, self.mask
 
 
 def assign_targets_batch(

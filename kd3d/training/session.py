@@ -1,0 +1,174 @@
+"""One process's part of a run: from its checkpoint, or from the beginning, to the end or an interrupt."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd3d.detectors.checkpoint import save_model
+from kd3d.detectors.model import CenterPoint
+from kd3d.spec import to_json
+from kd3d.training.batch import TrainBatch
+from kd3d.training.ema import Ema
+from kd3d.training.interrupt import Interrupts
+from kd3d.training.loader import FrameSource, batches
+from kd3d.training.log import MetricsLog, read_metrics
+from kd3d.training.objective import Objective
+from kd3d.training.precision import resolve_precision
+from kd3d.training.result import Pace, TrainResult, TrainUpdate
+from kd3d.training.schedule import adamw, one_cycle
+from kd3d.training.settings import TrainSettings
+from kd3d.training.state import TrainState, load_state, save_state
+from kd3d.training.step import Stepper, StepReport
+
+CHECKPOINT, METRICS, MODEL = "checkpoints/last.pt", "metrics.jsonl", "model"
+
+Validate = Callable[[CenterPoint, int], Mapping[str, float]]
+"""Scores the averaged network (in evaluation mode) after a number of steps."""
+
+
+class Session:
+    """See the module.
+
+    Args:
+        module: trained in place.
+        source: of the frames.
+        objective: what to minimise.
+        settings: of the run.
+        run: its folder.
+    """
+
+    def __init__(
+        self, module: CenterPoint, source: FrameSource, *, objective: Objective, settings: TrainSettings, run: Path
+    ) -> None:
+        self.source, self.settings, self.run = source, settings, run
+        self.device = next(module.parameters()).device
+        self.steps = settings.total_steps(len(source.dataset))
+        if settings.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        precision = resolve_precision(settings.precision, self.device)
+        adapters = getattr(objective, "adapters", None)
+        trained = [*module.parameters(), *(adapters.parameters() if adapters is not None else ())]
+        optimiser = adamw([parameter for parameter in trained if parameter.requires_grad], settings)
+        self.state = TrainState(module, Ema(module, settings.ema_decay), optimiser, precision.scaler(), adapters)
+        self.identity = _identity(source, objective, settings, precision.name)
+        schedule = one_cycle(settings, self.steps)
+        self.stepper = Stepper(self.state, objective, settings=settings, precision=precision, schedule=schedule)
+
+    @property
+    def average(self) -> CenterPoint:
+        """The moving average, in evaluation mode."""
+        module = self.state.ema.module
+        assert isinstance(module, CenterPoint)
+        return module.eval()
+
+    def resume(self) -> None:
+        """Go to where the run's checkpoint left off, if it has one."""
+        if (self.run / CHECKPOINT).exists():
+            load_state(self.run / CHECKPOINT, self.state, self.identity)
+
+    def save(self) -> None:
+        """Write the run's checkpoint."""
+        save_state(self.run / CHECKPOINT, self.state, self.identity)
+
+    def work(
+        self,
+        log: MetricsLog,
+        interrupts: Interrupts,
+        *,
+        validate: Validate | None,
+        progress: Callable[[TrainUpdate], None],
+    ) -> None:
+        """Take all remaining steps.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C. The checkpoint is of the last whole step; if a second Ctrl-C cut a step short, it
+                stays the earlier one, because the network is then between two steps.
+        """
+        pace, stream = Pace(self.state.step, self.steps), self._stream()
+        try:
+            while self.state.step < self.steps:
+                update = self._advance(stream, log, interrupts, pace)
+                progress(update)
+                if validate is not None and self._due(self.settings.eval_every):
+                    metrics = dict(validate(self.average, self.state.step))
+                    log.write({"step": self.state.step, "val": metrics})
+                    progress(update.with_metrics(metrics, pace.eta_s(self.state.step)))
+                if self._due(self.settings.checkpoint_every):
+                    log.sync()  # the log is never behind the checkpoint
+                    self.save()
+        except KeyboardInterrupt:
+            if not interrupts.held:
+                self.save()
+            raise
+
+    def _advance(
+        self, stream: Iterator[TrainBatch], log: MetricsLog, interrupts: Interrupts, pace: Pace
+    ) -> TrainUpdate:
+        asked = time.perf_counter()
+        micro_batches = [next(stream).to(self.device) for _ in range(self.settings.accumulate)]
+        began = time.perf_counter()
+        interrupts.hold()
+        report = self.stepper.step(micro_batches)
+        interrupts.release()
+        done = self.state.step
+        if done % self.settings.log_every == 0 or done == self.steps:
+            times = {"step_s": time.perf_counter() - began, "data_s": began - asked}
+            log.write({**self._line(report), **times})
+        return TrainUpdate(done, self.steps, report.loss, report.lr, pace.eta_s(done))
+
+    def _stream(self) -> Iterator[TrainBatch]:
+        accumulate = self.settings.accumulate
+        return batches(
+            self.source,
+            batch_size=self.settings.batch_size,
+            start=self.state.step * accumulate,
+            count=(self.steps - self.state.step) * accumulate,
+            workers=self.settings.workers,
+            pin=self.device.type == "cuda",
+        )
+
+    def _due(self, every: int) -> bool:
+        done = self.state.step
+        return done == self.steps or (every > 0 and done % every == 0)
+
+    def _line(self, report: StepReport) -> dict[str, Any]:
+        done = self.state.step
+        return {
+            "step": done,
+            "epoch": done * self.settings.frames_per_step / len(self.source.dataset),
+            "loss": report.loss,
+            "terms": report.terms,
+            "lr": report.lr,
+            "momentum": report.momentum,
+            "grad_norm": report.grad_norm,
+        }
+
+    def finish(self) -> TrainResult:
+        """Save the averaged network and read back what was measured."""
+        history = read_metrics(self.run / METRICS)
+        validated = [line["val"] for line in history if "val" in line]
+        metrics = dict(validated[-1]) if validated else {}
+        training = {"steps": self.steps, "settings": to_json(self.settings), "frames": len(self.source.dataset)}
+        save_model(self.run / MODEL, self.average, {"training": training, "metrics": metrics})
+        return TrainResult(self.average, self.run / MODEL, self.steps, metrics, history)
+
+
+def _identity(source: FrameSource, objective: Objective, settings: TrainSettings, precision: str) -> dict[str, Any]:
+    """What decides the result of a run, as JSON values; compared when it is resumed."""
+    tokens = "\n".join(source.dataset.tokens)
+    describe = getattr(objective, "identity", None)
+    return {
+        "settings": {**settings.identity(), "precision": precision},
+        "detector": to_json(source.spec),
+        "teacher": None if source.teacher_spec is None else to_json(source.teacher_spec),
+        "augmentation": None if source.augmentation is None else to_json(source.augmentation),
+        "paste": source.database is not None,
+        "data": {"frames": len(source.dataset), "tokens": hashlib.sha256(tokens.encode()).hexdigest()[:16]},
+        "objective": describe() if describe is not None else type(objective).__name__,
+    }
