@@ -1,1 +1,1 @@
-"""kd3d.compress.inherit"""
+"""Teacher weights for a student of another width, depth, resolution or task grouping: a plan, and what carries it out."""

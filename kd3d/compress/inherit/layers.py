@@ -1,0 +1,114 @@
+"""A CenterPoint as layers that read and write channel groups: the data flow that inheritance follows.
+
+This is the only place of inheritance that knows parameter names, and it never reads meaning out of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from kd3d.spec import DetectorSpec
+
+Key = tuple[str | int, ...]
+Kind = Literal["linear", "conv", "deconv"]
+POINTS: Key = ("points",)
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of input channels: all channels that ``source`` writes. ``role`` tells apart two runs of the same source."""
+
+    source: Key
+    width: int
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weighted layer with its normalisation.
+
+    Args:
+        key: its place in the network: ``("level", 1, 3)``; also names the channels it writes.
+        module: prefix of its parameters.
+        norm: prefix of its batch norm, or ``None``.
+        kind: axis order of the weight: ``[out, in, ...]``, for ``deconv`` ``[in, out, ...]``.
+        out: channels written.
+        pieces: runs of input channels, in order.
+        bias: whether it has one.
+        outputs: names of the output channels where they have a meaning (classes), else empty.
+        kernel: its square kernel's size.
+    """
+
+    key: Key
+    module: str
+    norm: str | None
+    kind: Kind
+    out: int
+    pieces: tuple[Piece, ...]
+    bias: bool = False
+    outputs: tuple[str, ...] = ()
+    kernel: int = 1
+
+
+def layers(spec: DetectorSpec) -> tuple[Layer, ...]:
+    """All weighted layers of the network of ``spec``, in the order of the data."""
+    return (*_encoder(spec), *_backbone(spec), *_head(spec))
+
+
+def point_channels(spec: DetectorSpec) -> tuple[str, ...]:
+    """Names of a decorated point's channels."""
+    offsets = [f"{axis} - {of}" for of in ("mean", "centre") for axis in "xyz"]
+    return (*spec.points.features, *offsets)
+
+
+def _encoder(spec: DetectorSpec) -> Iterator[Layer]:
+    pieces = (Piece(POINTS, spec.point_inputs),)
+    last = len(spec.encoder.filters) - 1
+    for index, width in enumerate(spec.encoder.filters):
+        out = width if index == last else width // 2
+        key: Key = ("encoder", index)
+        module = f"encoder.layers.{index}"
+        yield Layer(key, f"{module}.linear", f"{module}.norm", "linear", out, pieces)
+        pieces = (Piece(key, out),) if index == last else (Piece(key, out, "point"), Piece(key, out, "max"))
+
+
+def _backbone(spec: DetectorSpec) -> Iterator[Layer]:
+    backbone = spec.backbone
+    source: Key = ("encoder", len(spec.encoder.filters) - 1)
+    width = spec.encoder.filters[-1]
+    for level, (extra, channels) in enumerate(zip(backbone.layers, backbone.channels, strict=True)):
+        for position in range(extra + 1):
+            key: Key = ("level", level, position)
+            module = f"backbone.levels.{level}.{position}"
+            yield Layer(key, f"{module}.conv", f"{module}.norm", "conv", channels, (Piece(source, width),), kernel=3)
+            source, width = key, channels
+    for level, (up, channels) in enumerate(zip(backbone.up_strides, backbone.up_channels, strict=True)):
+        kind: Kind = "deconv" if up >= 1 else "conv"
+        read = Piece(("level", level, backbone.layers[level]), backbone.channels[level])
+        module = f"backbone.ups.{level}"
+        kernel = round(up if up >= 1 else 1 / up)
+        yield Layer(("up", level), f"{module}.conv", f"{module}.norm", kind, channels, (read,), kernel=kernel)
+
+
+def _head(spec: DetectorSpec) -> Iterator[Layer]:
+    head = spec.head
+    neck = tuple(Piece(("up", level), width) for level, width in enumerate(spec.backbone.up_channels))
+    shared: Key = ("shared",)
+    yield Layer(shared, "head.shared.conv", "head.shared.norm", "conv", head.shared_channels, neck, bias=True, kernel=3)
+    for task, classes in enumerate(head.tasks):
+        for name, outputs in (*head.branches, ("hm", len(classes))):
+            hidden: Key = ("hidden", task, name)
+            module = f"head.tasks.{task}.{name}"
+            read = (Piece(shared, head.shared_channels),)
+            yield Layer(
+                hidden, f"{module}.hidden.conv", f"{module}.hidden.norm", "conv", head.branch_channels, read,
+                bias=True, kernel=3,
+            )  # fmt: skip
+            names = classes if name == "hm" else tuple(f"{name}[{index}]" for index in range(outputs))
+            read = (Piece(hidden, head.branch_channels),)
+            yield Layer(
+                ("out", task, name), f"{module}.out", None, "conv", outputs, read, bias=True, outputs=names, kernel=3
+            )

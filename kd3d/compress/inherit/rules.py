@@ -1,0 +1,44 @@
+"""Which channels of a teacher layer a narrower student keeps. A rule is any callable of this shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from kd3d.compress.inherit.plan import Indices
+from kd3d.errors import UsageError
+
+ChannelRule = Callable[[Sequence[Tensor], int], Indices]
+"""``(filters, keep) -> indices``: ``filters`` are the weights ``[O, ...]`` of the layers that write one group of ``O``
+channels (several when layers share a choice); the result is ascending."""
+
+
+def first(filters: Sequence[Tensor], keep: int) -> Indices:
+    """The first ``keep`` channels: FNAV2, the rule of the released SparseKD recipes."""
+    del filters
+    return tuple(range(keep))
+
+
+def l1(filters: Sequence[Tensor], keep: int) -> Indices:
+    """The ``keep`` channels whose filters have the largest L1 norm (Li et al., arXiv 1608.08710); ties to the lower index."""
+    total: list[float] = [0.0] * len(filters[0])
+    for weight in filters:
+        for channel, norm in enumerate(weight.detach().abs().flatten(1).double().sum(1).tolist()):
+            total[channel] += norm
+    order = sorted(range(len(total)), key=lambda channel: (-total[channel], channel))
+    return tuple(sorted(order[:keep]))
+
+
+RULES: Mapping[str, ChannelRule] = {"first": first, "l1": l1}
+
+
+def find_rule(name: str) -> ChannelRule:
+    """The rule called ``name``.
+
+    Raises:
+        UsageError: there is none; lists those there are.
+    """
+    if name not in RULES:
+        raise UsageError(f"there is no inheritance rule {name!r}. Use one of {', '.join(RULES)}.")
+    return RULES[name]
