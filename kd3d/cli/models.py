@@ -34,16 +34,14 @@ def find_model(text: str) -> Found:
     """Recognise a model argument: model folder, run folder, export folder, ``.onnx`` file, or preset name.
 
     Raises:
-        UsageError: it is none of these.
-        CheckpointError: it is a file of a kind that is not read here.
+        UsageError: there is no such file or folder.
+        CheckpointError: the folder holds no model.
     """
     path = Path(text)
     if path.is_file():
         if path.suffix == ".onnx":
             return Found("onnx", text, path)
-        raise CheckpointError(
-            f"{path}: not a kd3d model. A model is a folder with spec.json and weights.safetensors; pickles are never opened."
-        )
+        return Found("model", text, path)  # loading says what is wrong with the file
     if path.is_dir():
         return _in_folder(text, path)
     if "/" in text or path.suffix:
