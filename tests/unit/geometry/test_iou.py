@@ -85,7 +85,7 @@ def test_boxes_without_area_have_no_overlap_even_with_themselves():
 
 def test_far_from_the_origin_no_digits_are_lost():
     a = np.array([[1e6, -1e6, 4, 2, 0.3]])
-    b = a + [1.0, 0.5, 0, 0, 0.7]
+    b = a + np.array([1.0, 0.5, 0, 0, 0.7])
     near = bev_iou(a - [1e6, -1e6, 0, 0, 0], b - [1e6, -1e6, 0, 0, 0])
     np.testing.assert_allclose(bev_iou(a, b), near, atol=1e-9)
 
