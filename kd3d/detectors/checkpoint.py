@@ -46,12 +46,16 @@ def save_model(folder: Path, module: CenterPoint, meta: Mapping[str, Any]) -> No
     """
     folder = Path(folder)
     _refuse_foreign(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     with atomic_folder(folder) as temporary:
         write_json(temporary / SPEC_FILE, to_json(module.spec))
         write_json(temporary / META_FILE, {"kd3d": __version__, **meta})
-        content = safetensors.torch.save(tensors, metadata={"format": "pt", "kd3d.version": __version__})
-        (temporary / WEIGHTS_FILE).write_bytes(content)
+        (temporary / WEIGHTS_FILE).write_bytes(weights_bytes(module))
+
+
+def weights_bytes(module: CenterPoint) -> bytes:
+    """The content of the weights file for ``module``; equal weights give equal bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    return safetensors.torch.save(tensors, metadata={"format": "pt"})
 
 
 def load_model(folder: Path) -> Model:

@@ -62,7 +62,8 @@ class PillarEncoder(nn.Module):
             used = (torch.arange(slots, device=features.device) < counts[:, None])[..., None]
         x = features
         for index, layer in enumerate(self.layers):
-            x = layer(x.reshape(pillars * slots, x.shape[2])).view(pillars, slots, -1)
+            x = layer(x.reshape(pillars * slots, x.shape[2]))
+            x = x.view(pillars, slots, x.shape[1])
             if used is not None:
                 x = x * used.to(x.dtype)  # zero never beats the maximum of what ReLU lets through
             if index == len(self.layers) - 1:

@@ -1,0 +1,118 @@
+"""From a torch module to a file with an ONNX graph that describes itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd3d import __version__
+from kd3d.detectors.fold import folded
+from kd3d.detectors.model import CenterPoint
+from kd3d.errors import GraphError
+from kd3d.export.manifest import INPUT_NAMES
+from kd3d.optional import require
+from kd3d.runtime.heads import onnx_names
+from kd3d.spec import DetectorSpec, to_json
+
+_TRACED_PILLARS = 64  # any count but 0 and 1 will do; the graph is for all of them
+
+
+class OneFrame(nn.Module):
+    """The network of one frame, from and to plain tensors."""
+
+    def __init__(self, module: CenterPoint) -> None:
+        super().__init__()
+        self.module = folded(module).float().cpu()
+
+    def forward(self, features: Tensor, counts: Tensor, cells: Tensor) -> tuple[Tensor, ...]:
+        """``[P, N, D]``, ``[P]``, ``[P]`` to ``[1, C, H, W]`` maps."""
+        return self.module.forward_tensors(features, counts, cells, 1)
+
+
+def write_graph(module: CenterPoint, path: Path, *, opset: int, pillars: int | None, weights_sha256: str) -> None:
+    """Export ``module`` to ``path`` in fp32, with the specification in the file's metadata.
+
+    Args:
+        module: the detector; it stays as it is.
+        path: to write.
+        opset: of the default domain.
+        pillars: a fixed pillar count, or ``None`` for any.
+        weights_sha256: recorded, so that the file can be traced to its model.
+
+    Raises:
+        GraphError: the exporter cannot express the network.
+        BackendError: onnx or onnxscript is not installed.
+    """
+    require("onnxscript", extra="onnx")
+    spec = module.spec
+    rows = pillars or _TRACED_PILLARS
+    inputs = (
+        torch.zeros(rows, spec.encoder.max_points, spec.point_inputs),
+        torch.ones(rows, dtype=torch.int64),
+        torch.arange(rows) % (spec.grid.nx * spec.grid.ny),
+    )
+    dynamic = None if pillars else tuple({0: torch.export.Dim("pillars", min=1)} for _ in inputs)
+    try:
+        with _quiet():
+            torch.onnx.export(
+                OneFrame(module).eval(),
+                inputs,
+                str(path),
+                input_names=list(INPUT_NAMES),
+                output_names=onnx_names(spec),
+                opset_version=opset,
+                dynamic_shapes=dynamic,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise GraphError(f"torch cannot export {spec.name} at opset {opset}: {first}") from error
+    _describe(path, spec, weights_sha256)
+
+
+def _describe(path: Path, spec: DetectorSpec, weights_sha256: str) -> None:
+    onnx: Any = require("onnx", extra="onnx")
+    model = onnx.load(path)
+    model.producer_name, model.producer_version = "kd3d", __version__
+    onnx.helper.set_model_props(
+        model,
+        {
+            "kd3d.spec": json.dumps(to_json(spec), separators=(",", ":")),
+            "kd3d.version": __version__,
+            "kd3d.weights_sha256": weights_sha256,
+        },
+    )
+    for (
+        node
+    ) in model.graph.node:  # the exporter's notes on source lines: paths of this machine, and a third of the text
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        if hasattr(value, "metadata_props"):
+            del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    onnx.save(model, path)
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801 - used like the function it stands for
+    """Silence the exporter's progress notes; errors still raise."""
+
+    def __enter__(self) -> Any:
+        result = super().__enter__()
+        warnings.simplefilter("ignore")
+        self._logger = logging.getLogger("torch.onnx")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+        return result
+
+    def __exit__(self, *details: Any) -> None:
+        self._logger.setLevel(self._level)
+        super().__exit__(*details)

@@ -1,0 +1,147 @@
+"""Partners for boxes: among another pipeline's boxes, and in its raw maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd3d.geometry.boxes import Boxes3D
+from kd3d.runtime.heads import TaskMaps
+from kd3d.spec import DetectorSpec
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two pipelines may differ.
+
+    Args:
+        center_m: per coordinate of the centre.
+        size_m: per side.
+        yaw_rad: modulo a full turn.
+        score: absolute.
+        velocity_m_s: per coordinate.
+        map: raw maps, relative to the map's largest value where that exceeds 1.
+        floor: boxes with a lower score are not asked about.
+    """
+
+    center_m: float = 0.01
+    size_m: float = 0.01
+    yaw_rad: float = math.radians(0.1)
+    score: float = 1e-3
+    velocity_m_s: float = 0.01
+    map: float = 1e-3
+    floor: float = 0.1
+
+
+@dataclass(frozen=True)
+class Match:
+    """Boxes of one side against those of the other.
+
+    Args:
+        counted: boxes at or above the floor.
+        unmatched: ``[K]`` positions of those without a partner.
+        worst: largest difference of each kind over matched boxes.
+        gaps: ``[N, M]`` largest difference of each pair in units of its tolerance; infinite between classes.
+    """
+
+    counted: int
+    unmatched: NDArray[np.int64]
+    worst: dict[str, float]
+    gaps: Array
+
+    def nearest(self, index: int) -> str:
+        """How far the closest box of the other side is."""
+        if self.gaps.shape[1] == 0 or not np.isfinite(self.gaps[index]).any():
+            return "the other side has no box of that class"
+        return f"the closest is {float(self.gaps[index].min()):.3g} times the tolerance away"
+
+
+def match(boxes: Boxes3D, others: Boxes3D, tolerance: Tolerance) -> Match:
+    """Find for every box of ``boxes`` at or above the floor a partner in ``others`` within every tolerance."""
+    rows = np.flatnonzero(_scores(boxes) >= tolerance.floor)
+    parts = _differences(boxes, others.array.astype(np.float64), _scores(others))
+    limits = _limits(tolerance)
+    gaps = np.max([parts[name] / limits[name] for name in limits], axis=0)
+    gaps = np.where(boxes.label[:, None] == others.label[None], gaps, np.inf)
+    if not len(others) or not len(rows):
+        return Match(len(rows), rows, {}, gaps)
+    best = gaps[rows].argmin(1)
+    good = gaps[rows, best] <= 1
+    kept, partner = rows[good], best[good]
+    worst = {name: float(part[kept, partner].max(initial=0.0)) for name, part in parts.items()}
+    return Match(len(rows), rows[~good], worst, gaps)
+
+
+def in_maps(boxes: Boxes3D, index: int, heads: Sequence[TaskMaps], spec: DetectorSpec, tolerance: Tolerance) -> bool:
+    """Whether box ``index``, decoded from some cell of ``heads`` (``[C, H, W]``), is there within tolerance."""
+    label, first = int(boxes.label[index]), 0
+    for task, names in zip(heads, spec.head.tasks, strict=True):
+        if label < first + len(names):
+            array, score = dense_boxes(task, label - first, spec)
+            parts = _differences(boxes.select(np.array([index])), array, score)
+            limits = _limits(tolerance)
+            near = np.max([parts[name] / limits[name] for name in limits], axis=0)
+            return bool((near <= 1).any())
+        first += len(names)
+    return False
+
+
+def dense_boxes(maps: TaskMaps, channel: int, spec: DetectorSpec) -> tuple[Array, Array]:
+    """The box that each cell would give for one class.
+
+    Returns:
+        ``[H * W, 9]`` boxes as in ``Boxes3D.array``, and ``[H * W]`` scores.
+    """
+    grid = spec.output_grid
+    logits = np.asarray(maps.hm[channel], np.float64)
+    rows, columns = np.indices(logits.shape)
+    center, rot = np.asarray(maps.center, np.float64), np.asarray(maps.rot, np.float64)
+    with np.errstate(over="ignore"):
+        size = np.exp(np.asarray(maps.dim, np.float64))
+        score = 1 / (1 + np.exp(-logits))
+    velocity = np.full((2, *logits.shape), np.nan) if maps.vel is None else np.asarray(maps.vel, np.float64)
+    planes = [
+        (columns + center[0]) * grid.cell_m + grid.x_min_m,
+        (rows + center[1]) * grid.cell_m + grid.y_min_m,
+        np.asarray(maps.center_z[0], np.float64),
+        *size,
+        np.arctan2(rot[0], rot[1]),
+        *velocity,
+    ]
+    return np.stack([plane.reshape(-1) for plane in planes], axis=1), score.reshape(-1)
+
+
+def _scores(boxes: Boxes3D) -> Array:
+    return np.ones(len(boxes)) if boxes.score is None else boxes.score.astype(np.float64)
+
+
+def _limits(tolerance: Tolerance) -> dict[str, float]:
+    return {
+        "center_m": tolerance.center_m,
+        "size_m": tolerance.size_m,
+        "yaw_rad": tolerance.yaw_rad,
+        "score": tolerance.score,
+        "velocity_m_s": tolerance.velocity_m_s,
+    }
+
+
+def _differences(boxes: Boxes3D, others: Array, other_scores: Array) -> dict[str, Array]:
+    """``[N, M]`` differences of each kind; an unknown velocity on both sides is none."""
+    one = boxes.array.astype(np.float64)[:, None]
+    two = others[None]
+    gap = np.abs(one - two)
+    turn = np.abs((one[..., 6] - two[..., 6] + math.pi) % (2 * math.pi) - math.pi)
+    speed = np.where(np.isnan(one[..., 7:]) & np.isnan(two[..., 7:]), 0.0, gap[..., 7:])
+    return {
+        "center_m": gap[..., :3].max(-1),
+        "size_m": gap[..., 3:6].max(-1),
+        "yaw_rad": turn,
+        "score": np.abs(_scores(boxes)[:, None] - other_scores[None]),
+        "velocity_m_s": np.nan_to_num(speed, nan=np.inf).max(-1),
+    }
