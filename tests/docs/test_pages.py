@@ -1,0 +1,80 @@
+"""Every fenced ``bash`` block of the README and the docs runs, in the order of its page, in one folder per page.
+
+Blocks marked ``<!-- runs: slow -->``, and those that follow one on the same page, run in the slow tier. ``console`` and ``text``
+blocks are not run.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?P<slow><!-- runs: slow -->\s*)?^```bash\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+
+def blocks(page, *, slow):
+    """The page's fast blocks, or all of them: a slow block may need what the earlier ones made."""
+    found = [(match["code"], bool(match["slow"])) for match in BLOCK.finditer(page.read_text())]
+    cut = next((index for index, (_, is_slow) in enumerate(found) if is_slow), len(found))
+    return [code for code, _ in (found if slow else found[:cut])]
+
+
+def with_slow(page):
+    return "<!-- runs: slow -->" in page.read_text()
+
+
+def environment():
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shared = Path(os.environ.get("KD3D_SHARED", ROOT.parent / "shared")).resolve()
+    return {**os.environ, "PATH": programs, "KD3D_SHARED": str(shared), "OMP_NUM_THREADS": "1"}
+
+
+def run_page(page, folder, *, slow):
+    script = "set -euo pipefail\n" + "\n".join(blocks(page, slow=slow))
+    done = subprocess.run(["bash", "-x", "-c", script], cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{page.name} stopped with code {done.returncode}:\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, slow=False)], ids=lambda page: page.name)
+def test_the_commands_of_the_page_run(page, tmp_path):
+    run_page(page, tmp_path, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if with_slow(page)], ids=lambda page: page.name)
+def test_the_long_commands_of_the_page_run(page, tmp_path):
+    run_page(page, tmp_path, slow=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    broken = [target for target in LINK.findall(page.read_text()) if not (page.parent / target).exists()]
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_that_a_page_names_exists(page):
+    """Catches an option that was renamed in the code and not in a block that is only shown."""
+    from typer.main import get_command
+
+    from kd3d.cli.main import app
+
+    known = {"--debug"} | {option for command in _commands(get_command(app)) for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
+    for line in page.read_text().splitlines():
+        if line.startswith("kd3d "):
+            named = re.findall(r"(?<=\s)--[a-z][a-z-]*", line.split("#")[0])
+            assert not [option for option in named if option not in known and option not in ("--help", "--version")], line
+
+
+def _commands(group):
+    for command in group.commands.values():
+        if hasattr(command, "commands"):
+            yield from _commands(command)
+        else:
+            yield command
