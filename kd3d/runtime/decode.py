@@ -105,11 +105,11 @@ def sigmoid(logits: Floats) -> Floats:
 
 
 def _above_threshold(logits: Floats, rule: DecodeSpec) -> Ints:
-    """Flat indices of ``logits [C, H, W]`` that may become boxes, ascending; exact but for the threshold's last digit."""
+    """Flat indices of ``logits [C, H, W]`` that may become boxes, ascending; some may be just below the threshold."""
     threshold = rule.score_threshold
     # A margin, because the caller compares the rounded score itself.
     lowest = np.log(threshold / (1 - threshold)) - 1e-3 if threshold > 0 else -np.inf
-    place: NDArray[np.int64] = np.flatnonzero(logits > lowest)
+    place: Ints = np.flatnonzero(logits > lowest)
     if rule.peak_kernel == 3:
         place = place[_is_peak(logits, place)]
     if rule.top_k_rule == "cell":

@@ -103,7 +103,8 @@ def _regression(boxes: Boxes3D, offset: Floats, velocity: bool) -> Floats:
         moving = boxes.velocity_m_s
         known = np.isfinite(moving).all(axis=1, keepdims=True)
         parts.append(np.where(known, moving, np.nan))
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    values: Floats = np.concatenate(parts, axis=1).astype(np.float32)
+    return values
 
 
 def draw_gaussian(heatmap: Floats, row: int, column: int, radius: int) -> None:

@@ -1,0 +1,190 @@
+"""A detector as it ships: points in, boxes out, in four stages that can be timed one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd3d.errors import DataError, SpecError
+from kd3d.geometry.boxes import Boxes3D
+from kd3d.runs.atomic import read_json
+from kd3d.runtime.decode import candidates, suppress
+from kd3d.runtime.frames import Frame
+from kd3d.runtime.heads import heads_from_arrays
+from kd3d.runtime.pillars import hard_pillars, pad_pillars
+from kd3d.runtime.points import check_finite, crop_to_image, select_features
+from kd3d.runtime.runners import OrtRunner, Runner
+from kd3d.spec.codec import from_json
+from kd3d.spec.detector import DetectorSpec
+
+Arrays = Mapping[str, NDArray[Any]]
+SPEC_KEY = "kd3d.spec"  # of the specification among an ONNX file's metadata
+
+
+class Pipeline:
+    """Stages ``pre``, ``network``, ``decode``, ``nms`` of one detector; each returns when its result is ready.
+
+    Args:
+        spec: the detector.
+        runner: of its network; entered with the pipeline.
+
+    Attributes:
+        dropped_points, dropped_pillars: of the last frame: points inside the range that found their pillar or the list
+            of pillars full, and cells that found the list full.
+        total_dropped_points, total_dropped_pillars: of all frames so far.
+    """
+
+    stages = ("pre", "network", "decode", "nms")
+
+    def __init__(self, spec: DetectorSpec, runner: Runner) -> None:
+        self.spec, self.runner = spec, runner
+        self.dropped_points = self.dropped_pillars = 0
+        self.total_dropped_points = self.total_dropped_pillars = 0
+        self._rows: int | None = None
+        self._rows_known = False
+
+    @property
+    def name(self) -> str:
+        """Detector and runner, for reports."""
+        return f"{self.spec.name} ({self.runner.name})"
+
+    def __enter__(self) -> Pipeline:
+        self.runner.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.runner.__exit__(kind, error, trace)
+
+    def __call__(self, frame: Frame) -> Boxes3D:
+        """Boxes of a frame; labels index ``spec.head.classes``."""
+        return self.nms(self.decode(self.network(self.pre(frame))))
+
+    def pre(self, frame: Frame) -> dict[str, NDArray[Any]]:
+        """Network inputs of a frame: ``features [P, N, D]`` float32, ``counts [P]`` and ``cells [P]`` int64.
+
+        Encoders of mode ``dynamic`` get the same padded pillars; their exported graph masks the unused slots. There is
+        at least one row; rows without a pillar have count 0 and the cell ``ny * nx``.
+
+        Raises:
+            DataError: the cloud lacks a column, or holds NaN or infinite values.
+        """
+        points = select_features(frame.points, frame.features, self.spec.points)
+        check_finite(points, frame.token)
+        if self.spec.points.camera_view_only and frame.lidar2image is not None and frame.image_size_px is not None:
+            points = crop_to_image(points, frame.lidar2image, frame.image_size_px)
+        rows, grid = self._pillar_rows(), self.spec.grid
+        limit = self.spec.encoder.max_pillars if rows is None else min(rows, self.spec.encoder.max_pillars)
+        pillars = hard_pillars(points, grid, max_points=self.spec.encoder.max_points, max_pillars=limit)
+        self.dropped_points, self.dropped_pillars = pillars.dropped_points, pillars.dropped_pillars
+        self.total_dropped_points += pillars.dropped_points
+        self.total_dropped_pillars += pillars.dropped_pillars
+        pillars = pad_pillars(pillars, rows or max(len(pillars.counts), 1), grid.ny * grid.nx)
+        return {
+            "features": pillars.features,
+            "counts": pillars.counts.astype(np.int64),
+            "cells": pillars.cells.astype(np.int64),
+        }
+
+    def network(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        """Head maps by name, ``[1, C, H, W]``."""
+        return self.runner.infer(feeds)
+
+    def decode(self, arrays: Arrays) -> Boxes3D:
+        """Candidates of head maps."""
+        return candidates(heads_from_arrays(arrays, self.spec), self.spec)
+
+    def nms(self, candidates: Boxes3D) -> Boxes3D:
+        """Boxes that survive suppression."""
+        return suppress(candidates, self.spec)
+
+    def _pillar_rows(self) -> int | None:
+        """The pillar count the graph is fixed to, if any."""
+        if not self._rows_known:
+            shape = self.runner.input_shape("features")
+            if shape is None:
+                raise DataError(
+                    f"{self.runner.name}: the network has no input 'features'. Export the detector with: kd3d export onnx"
+                )
+            self._rows, self._rows_known = shape[0], True
+        return self._rows
+
+
+def load_pipeline(folder_or_onnx: Path, runner: Runner | None = None) -> Pipeline:
+    """The pipeline of an export folder, or of an ``.onnx`` file.
+
+    Args:
+        folder_or_onnx: a folder with ``pipeline.json`` and the files it names; or an ``.onnx`` that carries its
+            specification in its metadata (``kd3d.spec``) or has a ``spec.json`` beside it.
+        runner: of the network; ONNX Runtime on the CPU unless given. It is entered where its metadata are needed.
+
+    Raises:
+        DataError: files are missing or damaged, or the ``.onnx`` comes from elsewhere and has no specification.
+        SpecError: the specification is not valid.
+        GraphError: the ``.onnx`` is refused.
+    """
+    path = Path(folder_or_onnx)
+    if path.is_dir():
+        return _load_folder(path, runner)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder.")
+    runner = runner or OrtRunner(path)
+    beside = path.parent / "spec.json"
+    text = runner.__enter__().metadata.get(SPEC_KEY)
+    if text is not None:
+        return Pipeline(_spec_from_text(text, path), runner)
+    if beside.is_file():
+        return Pipeline(_spec_from_file(beside), runner)
+    raise DataError(
+        f"{path}: does not say which detector it is: no '{SPEC_KEY}' in its metadata and no spec.json beside it. "
+        f"Export it with kd3d export onnx, or put the detector's spec.json beside it."
+    )
+
+
+def _load_folder(folder: Path, runner: Runner | None) -> Pipeline:
+    index = folder / "pipeline.json"
+    if not index.is_file():
+        raise DataError(f"{folder}: not an export, pipeline.json is missing. Make one with: kd3d export onnx")
+    value = read_json(index)
+    if not isinstance(value, dict) or value.get("format") != 1:
+        raise DataError(f"{index}: not a pipeline in format 1. Export the detector again: kd3d export onnx")
+    if value.get("state"):
+        raise DataError(f"{index}: this pipeline keeps state between frames, which this version of kd3d cannot run.")
+    steps = value.get("steps")
+    networks = [
+        step for step in (steps if isinstance(steps, list) else []) if isinstance(step, dict) and step.get("file")
+    ]
+    if len(networks) != 1:
+        raise DataError(f"{index}: must have exactly one step with a file, but has {len(networks)}. Export again.")
+    spec = _spec_from_file(folder / str(value.get("spec", "spec.json")))
+    if runner is None and networks[0].get("kind") != "onnx":
+        raise DataError(
+            f"{index}: its network is of kind {networks[0].get('kind')!r}, which ONNX Runtime cannot run. "
+            f"Use the export folder of the .onnx."
+        )
+    return Pipeline(spec, runner or OrtRunner(folder / str(networks[0]["file"])))
+
+
+def _spec_from_file(path: Path) -> DetectorSpec:
+    try:
+        return from_json(DetectorSpec, read_json(path))
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error
+
+
+def _spec_from_text(text: str, path: Path) -> DetectorSpec:
+    try:
+        return from_json(DetectorSpec, json.loads(text))
+    except ValueError as error:
+        raise SpecError(
+            f"{path}: the metadata '{SPEC_KEY}' are not JSON ({error}). Export the detector again."
+        ) from error
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error

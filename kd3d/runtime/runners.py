@@ -1,0 +1,167 @@
+"""What runs a network: arrays in, arrays out, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd3d.errors import BackendError, DataError, GraphError, UsageError
+from kd3d.optional import require
+
+Arrays = Mapping[str, NDArray[Any]]
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class Runner(Protocol):
+    """A network that is ready between ``__enter__`` and ``__exit__``."""
+
+    @property
+    def name(self) -> str:
+        """What runs where, for reports."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file says about itself; empty where the format has no place for it. Needs an entered runner."""
+
+    def input_shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Shape of an input, ``None`` for a free dimension; ``None`` if there is no such input."""
+
+    def __enter__(self) -> Runner:
+        """Load the network; again on a loaded one does nothing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release it."""
+
+    def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        """Outputs by name; returns when they are in host memory."""
+
+
+class OrtRunner:
+    """ONNX Runtime, deterministic.
+
+    Args:
+        path: of an ``.onnx`` file.
+        provider: ``cpu`` or ``cuda``; there is no silent fall-back from the latter to the former.
+        threads: within an operator; ``None`` leaves the choice to ONNX Runtime.
+
+    Raises:
+        UsageError: another provider, or threads below 1.
+    """
+
+    def __init__(self, path: Path, *, provider: Literal["cpu", "cuda"] = "cpu", threads: int | None = None) -> None:
+        if provider not in _PROVIDERS:
+            raise UsageError(f"the provider must be {' or '.join(_PROVIDERS)}, not {provider!r}.")
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads must be at least 1, not {threads}.")
+        self.path, self.provider, self.threads = Path(path), provider, threads
+        self._session: Any = None
+
+    @property
+    def name(self) -> str:
+        """Such as ``onnxruntime-cpu``."""
+        return f"onnxruntime-{self.provider}"
+
+    def __enter__(self) -> OrtRunner:
+        """Load the graph.
+
+        Raises:
+            BackendError: ONNX Runtime or the provider is missing.
+            DataError: there is no such file.
+            GraphError: ONNX Runtime refuses the graph.
+        """
+        if self._session is None:
+            self._session = self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session = None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """``metadata_props`` of the file."""
+        return dict(self._loaded().get_modelmeta().custom_metadata_map)
+
+    def input_shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Shape of an input, ``None`` for a free dimension; ``None`` if there is no such input."""
+        for found in self._loaded().get_inputs():
+            if found.name == name:
+                return tuple(side if isinstance(side, int) and side > 0 else None for side in found.shape)
+        return None
+
+    def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        """Run the graph.
+
+        Args:
+            feeds: arrays by input name.
+
+        Returns:
+            All outputs by name, in the graph's order.
+
+        Raises:
+            DataError: an input is missing, or has a wrong shape or type.
+        """
+        session = self._loaded()
+        names = [item.name for item in session.get_inputs()]
+        missing = [name for name in names if name not in feeds]
+        if missing:
+            raise DataError(f"{self.path.name} needs the input(s) {', '.join(missing)}, but got {', '.join(feeds)}.")
+        outputs = [item.name for item in session.get_outputs()]
+        try:
+            values = session.run(outputs, {name: np.ascontiguousarray(feeds[name]) for name in names})
+        except Exception as error:
+            if not _from_onnxruntime(error):
+                raise
+            raise DataError(f"{self.path.name} cannot run on these inputs: {_first_line(error)}") from error
+        return dict(zip(outputs, values, strict=True))
+
+    def _loaded(self) -> Any:
+        if self._session is None:
+            raise UsageError(f"{self.path.name} is not loaded. Use the runner in a with statement.")
+        return self._session
+
+    def _open(self) -> Any:
+        ort: Any = require("onnxruntime", extra="onnx")
+        wanted = _PROVIDERS[self.provider]
+        if wanted not in ort.get_available_providers():
+            have = ", ".join(ort.get_available_providers())
+            raise BackendError(
+                f"ONNX Runtime has no {wanted} here; it has {have}. "
+                f"Use --device cpu, or install the GPU build: pip install 'kd3d[gpu]'"
+            )
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: no such file.")
+        options = ort.SessionOptions()
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        try:
+            session = ort.InferenceSession(str(self.path), options, providers=[wanted])
+        except Exception as error:
+            if not _from_onnxruntime(error):
+                raise
+            raise GraphError(f"{self.path}: ONNX Runtime refuses this file: {_first_line(error)}") from error
+        if wanted not in session.get_providers():
+            raise BackendError(
+                f"ONNX Runtime could not start {wanted} for {self.path.name}; it runs on {', '.join(session.get_providers())}. "
+                f"Check the CUDA and cuDNN libraries, or use --device cpu."
+            )
+        return session
+
+
+def _from_onnxruntime(error: Exception) -> bool:
+    # Its exceptions derive from Exception alone, or are plain RuntimeError and ValueError raised by its own wrapper.
+    return type(error).__module__.startswith("onnxruntime") or isinstance(error, (RuntimeError, ValueError))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
