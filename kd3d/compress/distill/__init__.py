@@ -1,1 +1,1 @@
-"""kd3d.compress.distill"""
+"""What a student learns from a teacher: signals, label distillation, and the objective that joins them."""

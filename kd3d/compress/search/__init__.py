@@ -1,1 +1,1 @@
-"""kd3d.compress.search"""
+"""Students within a budget: what a detector costs, which ones there are, and in which order to try them."""

@@ -1,0 +1,113 @@
+"""What a signal looks at: both models' outputs on the same frames, and the ground truth on the teacher's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from kd3d.detectors.model import BevTap, DetectorOutput
+from kd3d.errors import UsageError
+from kd3d.geometry.boxes import Boxes3D
+from kd3d.runtime.heads import TaskMaps
+from kd3d.spec import DetectorSpec
+from kd3d.training.labels import map_labels
+from kd3d.training.targets import BatchTargets, assign_targets_batch
+
+CLAMP = 1e-4  # probabilities are compared inside 1e-4 .. 1 - 1e-4, as in the released SparseKD
+
+
+def common_classes(student: DetectorSpec, teacher: DetectorSpec) -> tuple[str, ...]:
+    """Classes that both models know, in the student's order.
+
+    Raises:
+        UsageError: there are none.
+    """
+    found = tuple(name for name in student.head.classes if name in teacher.head.classes)
+    if not found:
+        raise UsageError(
+            f"teacher and student have no class in common: {', '.join(teacher.head.classes)} "
+            f"and {', '.join(student.head.classes)}."
+        )
+    return found
+
+
+@dataclass
+class SignalContext:
+    """Both outputs on one batch. Everything of the teacher is without gradient.
+
+    Args:
+        student, teacher: outputs; maps ``[B, C, H, W]``.
+        student_spec, teacher_spec: of the models.
+        boxes: ground truth per frame, labels in the student's classes; never the teacher's boxes.
+        adapters: train-only modules of the signals, by signal name.
+    """
+
+    student: DetectorOutput
+    teacher: DetectorOutput
+    student_spec: DetectorSpec
+    teacher_spec: DetectorSpec
+    boxes: Sequence[Boxes3D]
+    adapters: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Classes that both models know; the channel order of all heatmaps here."""
+        return common_classes(self.student_spec, self.teacher_spec)
+
+    @cached_property
+    def student_heatmap(self) -> Tensor:
+        """``[B, C, Hs, Ws]`` fp32 probabilities of the student on its own grid."""
+        return class_heatmap(self.student.heads, self.student_spec, self.classes)
+
+    @cached_property
+    def teacher_heatmap(self) -> Tensor:
+        """``[B, C, Ht, Wt]`` fp32 probabilities of the teacher on its own grid."""
+        return class_heatmap(self.teacher.heads, self.teacher_spec, self.classes).detach()
+
+    @cached_property
+    def class_targets(self) -> tuple[BatchTargets, ...]:
+        """Ground truth on the teacher's output grid, one entry per common class whatever the models' task grouping."""
+        head = replace(self.teacher_spec.head, tasks=tuple((name,) for name in self.classes))
+        decode = replace(self.teacher_spec.decode, nms_threshold=(0.0,) * len(self.classes))
+        spec = replace(self.teacher_spec, head=head, decode=decode)
+        boxes = [map_labels(frame, self.student_spec.head.classes, self.classes) for frame in self.boxes]
+        device = self.teacher.heads[0].hm.device
+        return tuple(target.to(device) for target in assign_targets_batch(boxes, spec))
+
+    @cached_property
+    def gaussian(self) -> Tensor:
+        """``[B, C, Ht, Wt]`` Gaussians of the ground truth on the teacher's grid."""
+        return torch.cat([target.heatmap for target in self.class_targets], 1)
+
+
+def class_heatmap(heads: Sequence[TaskMaps], spec: DetectorSpec, classes: Sequence[str]) -> Tensor:
+    """Clamped fp32 probabilities ``[B, len(classes), H, W]``, ordered as ``classes`` whatever the task grouping."""
+    logits = torch.cat([maps.hm for maps in heads], 1).float()
+    order = [spec.head.classes.index(name) for name in classes]
+    if order != list(range(logits.shape[1])):
+        logits = logits[:, order]
+    return logits.sigmoid().clamp(CLAMP, 1 - CLAMP)
+
+
+def regression_maps(heads: Sequence[TaskMaps], spec: DetectorSpec, name: str, *, velocity: bool) -> Tensor:
+    """``[B, 8 or 10, H, W]`` regression maps of the task that holds class ``name``."""
+    task = next(index for index, names in enumerate(spec.head.tasks) if name in names)
+    maps = heads[task]
+    parts = [maps.center, maps.center_z, maps.dim, maps.rot, *([maps.vel] if velocity else [])]
+    return torch.cat(parts, 1).float()
+
+
+def find_tap(output: DetectorOutput, name: str) -> BevTap:
+    """The tap called ``name``.
+
+    Raises:
+        UsageError: there is none; lists the known ones.
+    """
+    for tap in output.taps:
+        if tap.name == name:
+            return tap
+    raise UsageError(f"there is no tap {name!r}; the known ones are {', '.join(tap.name for tap in output.taps)}.")

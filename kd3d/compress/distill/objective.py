@@ -1,0 +1,152 @@
+"""The objective of distillation: detection losses on (distilled) labels, plus signals from a frozen teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from kd3d.compress.distill.context import SignalContext, common_classes
+from kd3d.compress.distill.label_kd import LabelKD
+from kd3d.compress.distill.signals import Signal
+from kd3d.detectors.batch import PillarBatch
+from kd3d.detectors.model import CenterPoint, DetectorOutput
+from kd3d.errors import UsageError
+from kd3d.geometry.boxes import Boxes3D
+from kd3d.spec import DetectorSpec
+from kd3d.training.batch import TrainBatch
+from kd3d.training.objective import Term, detection_terms
+from kd3d.training.targets import BatchTargets, assign_targets_batch
+
+
+def same_input(student: DetectorSpec, teacher: DetectorSpec) -> bool:
+    """Whether both models read the same pillars, so that one preparation serves both."""
+    ours, theirs = student.encoder, teacher.encoder
+    caps = (ours.mode, ours.max_points, ours.max_pillars) == (theirs.mode, theirs.max_points, theirs.max_pillars)
+    dynamic = ours.mode == theirs.mode == "dynamic"
+    return student.points == teacher.points and student.grid == teacher.grid and (caps or dynamic)
+
+
+@dataclass(frozen=True)
+class DetectionWeights:
+    """Weights of the student's own losses."""
+
+    heatmap: float = 1.0
+    box: float = 2.0
+
+
+class DistillationObjective:
+    """A ``kd3d.training.objective.Objective``. The teacher is copied and frozen; the one given is never changed.
+
+    ``adapters`` holds train-only modules of the signals; the training loop optimises and checkpoints them, and no
+    student checkpoint contains them.
+
+    Args:
+        teacher: a trained network.
+        student_spec: of the network that will be trained.
+        signals: losses; names must be unique.
+        label_kd: ``None`` trains on the ground truth alone.
+        weights: of the detection losses.
+        teacher_norm: ``train`` normalises the teacher's maps with batch statistics, as the released SparseKD did; the
+            loss then depends on how the batch is split.
+
+    Raises:
+        UsageError: the models have no class in common, or a signal cannot join them.
+    """
+
+    def __init__(
+        self,
+        teacher: CenterPoint,
+        student_spec: DetectorSpec,
+        signals: Sequence[Signal] = (),
+        *,
+        label_kd: LabelKD | None = None,
+        weights: DetectionWeights | None = None,
+        teacher_norm: Literal["eval", "train"] = "eval",
+    ) -> None:
+        names = [signal.name for signal in signals]
+        if len(set(names)) != len(names):
+            raise UsageError(f"two signals have the same name: {', '.join(names)}.")
+        common_classes(student_spec, teacher.spec)
+        for signal in signals:
+            signal.check(student_spec, teacher.spec)
+        if label_kd is not None:
+            label_kd.check(student_spec)
+        self.student_spec = student_spec
+        self.signals = tuple(signals)
+        self.label_kd = label_kd
+        self.weights = weights or DetectionWeights()
+        self.teacher_norm = teacher_norm
+        self._teacher = _frozen(teacher, teacher_norm)
+        self._modules = {
+            signal.name: module
+            for signal in signals
+            if (module := signal.adapter(student_spec, teacher.spec)) is not None
+        }
+        self.adapters = nn.ModuleList(self._modules.values())
+
+    @property
+    def teacher_spec(self) -> DetectorSpec:
+        """The teacher's specification."""
+        return self._teacher.spec
+
+    @property
+    def teacher_input(self) -> DetectorSpec | None:
+        """What the training loop must prepare for the teacher: ``None`` if the student's pillars serve both."""
+        return None if same_input(self.student_spec, self.teacher_spec) else self.teacher_spec
+
+    def __call__(self, module: nn.Module, batch: TrainBatch) -> list[Term]:
+        """See ``Objective``."""
+        output: DetectorOutput = module(batch.student)
+        device = output.heads[0].hm.device
+        teacher = self._teach(batch.student if batch.teacher is None else batch.teacher, device)
+        targets = self._targets(batch, teacher)
+        terms = detection_terms(
+            output.heads,
+            [target.to(device) for target in targets],
+            heatmap_weight=self.weights.heatmap,
+            box_weight=self.weights.box,
+        )
+        adapters = {name: adapter.to(device) for name, adapter in self._modules.items()}
+        context = SignalContext(output, teacher, self.student_spec, self.teacher_spec, batch.boxes, adapters)
+        return [*terms, *(signal(context) for signal in self.signals)]
+
+    def identity(self) -> dict[str, Any]:
+        """Settings that a resumed run must repeat."""
+        return {
+            "kind": "distillation",
+            "teacher": self.teacher_spec.name,
+            "signals": [repr(signal) for signal in self.signals],
+            "label_kd": repr(self.label_kd),
+            "weights": repr(self.weights),
+            "teacher_norm": self.teacher_norm,
+        }
+
+    def _teach(self, batch: PillarBatch, device: torch.device) -> DetectorOutput:
+        self._teacher.to(device)
+        # Not inference_mode: its tensors cannot be saved for the student's backward pass, so all would be copied.
+        with torch.no_grad():
+            output: DetectorOutput = self._teacher(batch)
+        return output
+
+    def _targets(self, batch: TrainBatch, teacher: DetectorOutput) -> Sequence[BatchTargets]:
+        if self.label_kd is None:
+            return batch.targets or assign_targets_batch(batch.boxes, self.student_spec)
+        labels: list[Boxes3D] = self.label_kd.labels(
+            batch.boxes, teacher.heads, teacher_spec=self.teacher_spec, student_spec=self.student_spec
+        )
+        return assign_targets_batch(labels, self.student_spec)
+
+
+def _frozen(teacher: CenterPoint, norm: Literal["eval", "train"]) -> CenterPoint:
+    frozen = copy.deepcopy(teacher).eval().requires_grad_(False)
+    frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if norm == "train":
+        for module in frozen.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train()
+    return frozen

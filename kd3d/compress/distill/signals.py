@@ -1,0 +1,127 @@
+"""Signals: one distillation loss each, as (sum, mass) with its weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kd3d.compress.distill.context import SignalContext, regression_maps
+from kd3d.compress.distill.masks import GaussianPivotal, Mask
+from kd3d.compress.distill.resample import inside, resample, same_cells
+from kd3d.errors import UsageError
+from kd3d.spec import DetectorSpec
+from kd3d.training.losses import gather_cells
+from kd3d.training.objective import Term
+
+_RELEASED = GaussianPivotal()
+SOFT_FLOOR = 1e-6  # the least mask mass that is divided by, as in SparseKD
+
+
+class Signal(Protocol):
+    """One loss with its paper."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the signals of an objective."""
+        ...
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        """Refuse, with a ``UsageError``, a pair of models that the signal cannot join."""
+        ...
+
+    def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
+        """A module that is trained along with the student and thrown away, if the signal needs one."""
+        ...
+
+    def __call__(self, context: SignalContext) -> Term:
+        """The loss of a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class PivotalLogits:
+    """Heatmap distillation at pivotal positions: SparseKD (arXiv 2205.15156), ``specs/sparsekd.md`` 3.2.
+
+    ``w * sum M sum_c (p_s - p_t)^2 / sum M`` over the teacher's cells: the student's probabilities are brought to the
+    teacher's grid by metric position; the sum over classes is not divided by their number.
+
+    Args:
+        weight: 7 for coarser pillars, 10 to 15 for narrower networks in the paper's released recipes.
+        mask: where.
+    """
+
+    weight: float = 7.0
+    mask: Mask = _RELEASED
+    name: str = "kd.logits"
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        """See ``Signal``."""
+        if student.grid.frame != teacher.grid.frame:
+            raise UsageError(f"the student is in the {student.grid.frame} frame, the teacher in {teacher.grid.frame}.")
+
+    def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
+        """See ``Signal``."""
+        return None
+
+    def __call__(self, context: SignalContext) -> Term:
+        """See ``Signal``."""
+        have, want = context.student_spec.output_grid, context.teacher_spec.output_grid
+        teacher = context.teacher_heatmap
+        mask = self.mask(teacher, context.gaussian).detach()
+        if not same_cells(have, want):
+            mask = mask * inside(have, want, mask.device)
+        student = resample(context.student_heatmap, have, want)
+        squared = (student - teacher).square().sum(1)
+        return Term(self.name, (mask * squared).sum(), mask.sum(), self.weight, SOFT_FLOOR)
+
+
+@dataclass(frozen=True)
+class CenterRegression:
+    """L1 between both models' box codes at the ground truth's cells: SparseKD, ``specs/sparsekd.md`` 3.2.
+
+    Codes are compared in head space (sub-cell offsets, z, log size, sin and cos of yaw, velocity where both have it),
+    so both models must have the same output grid.
+    """
+
+    weight: float = 0.2
+    name: str = "kd.boxes"
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        """See ``Signal``."""
+        if not same_cells(student.output_grid, teacher.output_grid):
+            raise UsageError(
+                f"box regression can be distilled only between equal output grids; the student's cells are "
+                f"{student.output_grid.cell_m:g} m, the teacher's {teacher.output_grid.cell_m:g} m. Leave it out."
+            )
+
+    def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
+        """See ``Signal``."""
+        return None
+
+    def __call__(self, context: SignalContext) -> Term:
+        """See ``Signal``."""
+        velocity = context.student_spec.head.velocity and context.teacher_spec.head.velocity
+        total = context.student.heads[0].center.float().sum() * 0  # keeps the graph in a frame without objects
+        mass = torch.zeros((), device=total.device)
+        for name, target in zip(context.classes, context.class_targets, strict=True):
+            if len(target.cell) == 0:
+                continue
+            student = regression_maps(context.student.heads, context.student_spec, name, velocity=velocity)
+            teacher = regression_maps(context.teacher.heads, context.teacher_spec, name, velocity=velocity).detach()
+            total = total + (gather_cells(student, target.cell) - gather_cells(teacher, target.cell)).abs().sum()
+            mass = mass + len(target.cell)
+        return Term(self.name, total, mass, self.weight)
+
+
+def standardised(maps: Tensor) -> Tensor:
+    """``[B, C, H, W]`` fp32 with zero mean and unit variance per frame and channel.
+
+    PKD (arXiv 2207.02039) takes batch and space together; per frame the loss does not depend on how a batch is split.
+    """
+    maps = maps.float()
+    mean = maps.mean((2, 3), keepdim=True)
+    variance = (maps - mean).square().mean((2, 3), keepdim=True)
+    return (maps - mean) * (variance + 1e-6).rsqrt()

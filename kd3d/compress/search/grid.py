@@ -1,0 +1,130 @@
+"""The grid of a space under budgets, in the order in which to try the students."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import pstdev
+
+from kd3d.compress.search.budget import Budgets, Limits
+from kd3d.compress.search.cost import Cost, PillarStats, cost
+from kd3d.compress.search.space import Choice, Space, scaled
+from kd3d.errors import BudgetError
+from kd3d.spec import DetectorSpec
+
+BALANCE_WEIGHT = 0.25  # per octave of spread among the four widths
+DEPTH_WEIGHT = 0.1  # for leaving out all further layers: SparseKD finds narrow students better than shallow ones
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student within the budgets.
+
+    Args:
+        spec: the student.
+        choice: how it differs from the teacher.
+        cost: on the data's statistics.
+        prior: what it is ordered by before anything is trained; higher is tried first.
+    """
+
+    spec: DetectorSpec
+    choice: Choice
+    cost: Cost
+    prior: float
+
+
+def grid_search(
+    teacher: DetectorSpec,
+    space: Space,
+    budgets: Budgets,
+    *,
+    stats: Callable[[DetectorSpec], PillarStats],
+) -> list[Candidate]:
+    """All students of ``space`` within ``budgets``, best prior first; deterministic.
+
+    The prior is plain on purpose: the share of the tightest budget that is used, less a penalty for uneven widths and for
+    missing layers. It only says which students are worth a short training; that decides.
+
+    Args:
+        teacher: whose students they are; percentages are of its cost on the same data.
+        space: what may vary.
+        budgets: all must hold.
+        stats: pillar statistics of the data for a specification (a ``StatsTable``).
+
+    Raises:
+        BudgetError: no student fits; says what the smallest costs.
+    """
+    limits = budgets.limits(cost(teacher, stats(teacher)))
+    found: dict[object, Candidate] = {}
+    smallest: dict[str, Cost] = {}
+    for choice in space.choices(teacher):
+        spec = scaled(teacher, choice, multiple=space.multiple)
+        price = cost(spec, stats(spec))
+        for name, value in (("flops", budgets.flops_of), ("params", _params)):
+            if name not in smallest or value(price) < value(smallest[name]):
+                smallest[name] = price
+        if limits.fits(price):
+            candidate = Candidate(spec, choice, price, prior(teacher, choice, price, limits=limits))
+            known = found.get(_shape(spec))  # rounding gives the same student under several choices
+            if known is None or candidate.prior > known.prior:
+                found[_shape(spec)] = candidate
+    if not found:
+        raise BudgetError(_infeasible(limits, smallest))
+    return sorted(found.values(), key=lambda candidate: (-candidate.prior, candidate.cost.macs, candidate.spec.name))
+
+
+def prior(teacher: DetectorSpec, choice: Choice, price: Cost, *, limits: Limits) -> float:
+    """How promising a student looks untrained; see ``grid_search``."""
+    spread = pstdev([math.log2(width) for width in (choice.encoder, choice.backbone, choice.neck, choice.head)])
+    full = sum(teacher.backbone.layers)
+    missing = 1 - sum(choice.layers or teacher.backbone.layers) / full if full else 0.0
+    return max(limits.uses(price)) - BALANCE_WEIGHT * spread - DEPTH_WEIGHT * missing
+
+
+def shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """``count`` candidates to train shortly: the best of every cell size first, then the second best, and so on.
+
+    The prior cannot compare resolutions with widths (``specs/sparsekd.md`` 2 finds either better, depending on the
+    detector), so each resolution gets its turn.
+    """
+    turns: dict[float, int] = {}
+    order = []
+    for place, candidate in enumerate(candidates):
+        turn = turns.get(candidate.choice.cell, 0)
+        turns[candidate.choice.cell] = turn + 1
+        order.append((turn, place, candidate))
+    return [candidate for _, _, candidate in sorted(order, key=lambda item: item[:2])[:count]]
+
+
+def pareto(candidates: Sequence[Candidate], score: Callable[[Candidate], float]) -> list[Candidate]:
+    """Candidates that no other beats in both MACs and ``score``, cheapest first."""
+    front: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda item: (item.cost.macs, -score(item))):
+        if not front or score(candidate) > score(front[-1]):
+            front.append(candidate)
+    return front
+
+
+def _params(price: Cost) -> int:
+    return price.params
+
+
+def _shape(spec: DetectorSpec) -> object:
+    return (spec.grid, spec.encoder, spec.backbone, spec.head)
+
+
+def _infeasible(limits: Limits, smallest: dict[str, Cost]) -> str:
+    budgets = limits.budgets
+    asked = []
+    if budgets.flops is not None and limits.flops is not None:
+        asked.append(f"{budgets.flops.text} of MACs ({limits.flops / 1e9:.3g} G, {budgets.convention})")
+    if budgets.params is not None and limits.params is not None:
+        asked.append(f"{budgets.params.text} of parameters ({limits.params / 1e6:.3g} M)")
+    flops, params = smallest["flops"], smallest["params"]
+    return (
+        f"no student meets the budget of {' and '.join(asked)}: the cheapest has {budgets.flops_of(flops) / 1e9:.3g} GMAC "
+        f"({budgets.convention}) with {flops.params / 1e6:.3g} M parameters, the smallest {params.params / 1e6:.3g} M "
+        f"parameters with {budgets.flops_of(params) / 1e9:.3g} GMAC. Raise the budget, or add smaller widths or larger "
+        "cells to the search space."
+    )

@@ -1,0 +1,85 @@
+"""How many pillars and points a data set puts into a grid; the encoder's cost depends on it. No torch at import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kd3d.errors import DataError
+from kd3d.spec import DetectorSpec
+
+if TYPE_CHECKING:
+    from kd3d.datasets.base import SampleDataset
+
+
+@dataclass(frozen=True)
+class PillarStats:
+    """Means per frame.
+
+    Args:
+        pillars: occupied cells, after the detector's cap.
+        points: points in them (``dynamic`` encoders compute once per point, ``hard`` ones once per slot).
+    """
+
+    pillars: float
+    points: float
+
+    @classmethod
+    def full(cls, spec: DetectorSpec) -> PillarStats:
+        """Every pillar and every slot used: the cost of an export with fixed shapes."""
+        return cls(float(spec.encoder.max_pillars), float(spec.encoder.max_pillars * spec.encoder.max_points))
+
+
+def measure_stats(dataset: SampleDataset, spec: DetectorSpec, n: int = 20) -> PillarStats:
+    """Mean pillars and points of ``n`` frames spread evenly over ``dataset``, through ``spec``'s own preprocessing.
+
+    Raises:
+        DataError: the data set is empty, or lacks a point feature of ``spec``.
+    """
+    return measure_samples((dataset[index] for index in _spread(len(dataset), n)), spec)
+
+
+def measure_samples(samples: Iterable[Any], spec: DetectorSpec) -> PillarStats:
+    """Mean pillars and points of ``samples`` (each a ``Sample``)."""
+    from kd3d.detectors.batch import prepare
+
+    pillars, points, frames = 0, 0, 0
+    for sample in samples:
+        batch = prepare([sample], spec)
+        used = batch.counts > 0  # a batch is padded where it would be empty
+        pillars += int(used.sum())
+        points += int(batch.counts[used].sum())
+        frames += 1
+    return PillarStats(pillars / frames, points / frames)
+
+
+class StatsTable:
+    """Pillar statistics of a data set per grid, measured once each on the same frames.
+
+    Args:
+        dataset: read once, when the first grid is asked for.
+        n: frames.
+    """
+
+    def __init__(self, dataset: SampleDataset, n: int = 20) -> None:
+        self._dataset, self._n = dataset, n
+        self._samples: list[Any] | None = None
+        self._found: dict[Any, PillarStats] = {}
+
+    def __call__(self, spec: DetectorSpec) -> PillarStats:
+        """Statistics for ``spec``; widths and depths do not matter."""
+        encoder = spec.encoder
+        key = (spec.points, spec.grid, encoder.mode, encoder.max_points, encoder.max_pillars)
+        if key not in self._found:
+            if self._samples is None:
+                self._samples = [self._dataset[index] for index in _spread(len(self._dataset), self._n)]
+            self._found[key] = measure_samples(self._samples, spec)
+        return self._found[key]
+
+
+def _spread(count: int, n: int) -> list[int]:
+    if count == 0:
+        raise DataError("the data set has no frames, so pillars per frame cannot be measured.")
+    n = min(n, count)
+    return [index * count // n for index in range(n)]
