@@ -153,7 +153,10 @@ def test_a_student_of_another_depth_loads_and_runs():
     assert all(torch.isfinite(tensor).all() for tensor in outputs(student, pillars(student_spec)))
 
 
-@pytest.mark.parametrize(("index", "count", "of", "place"), [(0, 1, 3, 1), (0, 2, 5, 0), (1, 2, 5, 4), (1, 3, 5, 2), (0, 4, 1, 0), (2, 5, 3, 1)])
+@pytest.mark.parametrize(
+    ("index", "count", "of", "place"),
+    [(0, 1, 3, 1), (0, 2, 5, 0), (1, 2, 5, 4), (1, 3, 5, 2), (0, 4, 1, 0), (2, 5, 3, 1)],
+)
 def test_nearest_position_maps_ends_to_ends_and_one_to_the_middle(index, count, of, place):
     assert nearest_position(index, count, of) == place
 
@@ -231,7 +234,9 @@ def test_a_missing_velocity_branch_and_another_encoder_depth_are_reasons():
     assert made.to_json()["inherited"] + len(made.fresh) == len(made.entries)
 
 
-@pytest.mark.parametrize("name", ["nuscenes-centerpoint-pillar", "kitti-centerpoint-pillar", "world-centerpoint-pillar"])
+@pytest.mark.parametrize(
+    "name", ["nuscenes-centerpoint-pillar", "kitti-centerpoint-pillar", "world-centerpoint-pillar"]
+)
 def test_every_tensor_of_a_preset_is_accounted_for(name):
     spec = preset(name)
     module = build(spec)
@@ -276,7 +281,14 @@ def test_all_problems_are_listed_at_once_and_inputs_stay_as_they_were():
     with pytest.raises(CheckpointError) as error:
         apply_plan(bad, student, teacher)
     text = str(error.value)
-    for part in ("5 problem(s)", "no tensor gone", "shape (4,) but has shape (3,)", "c is not in the plan", "e is not a tensor", "index 9"):
+    for part in (
+        "5 problem(s)",
+        "no tensor gone",
+        "shape (4,) but has shape (3,)",
+        "c is not in the plan",
+        "e is not a tensor",
+        "index 9",
+    ):
         assert part in text
     good = InheritPlan({"a": Pick("t", ((3, -1),))})
     result = apply_plan(good, {"a": torch.full((2,), 7.0)}, teacher)
