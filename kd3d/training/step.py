@@ -102,10 +102,12 @@ class Stepper:
     def _update(self, tokens: Sequence[str]) -> float:
         state, scaler = self._state, self._state.scaler
         scaler.unscale_(state.optimiser)
-        parameters = [parameter for _, parameter in self._named]
-        norm = float(nn.utils.clip_grad_norm_(parameters, self._settings.clip_norm))
+        gradients = [parameter.grad for _, parameter in self._named if parameter.grad is not None]
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
         if not scaler.is_enabled():
-            check_gradient(norm, self._named, step=state.step, tokens=tokens)
+            check_gradient(norm, self._named, step=state.step, tokens=tokens)  # before clipping makes all of them NaN
+        if norm > self._settings.clip_norm:
+            torch._foreach_mul_(gradients, self._settings.clip_norm / norm)
         before = scaler.get_scale()
         scaler.step(state.optimiser)
         scaler.update()

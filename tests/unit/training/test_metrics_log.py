@@ -1,0 +1,28 @@
+import json
+
+from kd3d.training.log import MetricsLog, read_metrics
+
+
+def test_lines_after_the_checkpoint_and_a_torn_line_are_removed(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "val": {"mAP": 0.5}}\n{"step": 3}\n{"step": 4, "lo')
+    with MetricsLog(path, keep=2) as log:
+        log.write({"step": 3, "loss": 1.0})
+        log.sync()
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 2, 3]
+
+
+def test_a_new_run_begins_with_an_empty_log(tmp_path):
+    path = tmp_path / "run" / "metrics.jsonl"
+    with MetricsLog(path, keep=0) as log:
+        assert read_metrics(path) == []
+        log.write({"step": 1})
+    with MetricsLog(path, keep=0):
+        assert read_metrics(path) == []
+
+
+def test_every_line_is_strict_json_and_on_the_disk_at_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path, keep=0) as log:
+        log.write({"step": 1, "val": {"mAP": float("nan"), "list": [1.0, float("inf")]}})
+        assert json.loads(path.read_text()) == {"step": 1, "val": {"mAP": None, "list": [1.0, None]}}
