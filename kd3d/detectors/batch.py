@@ -4,18 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kd3d.datasets.sample import Sample
 from kd3d.geometry.boxes import Floats
 from kd3d.runtime.pillars import flat_pillars, hard_pillars
 from kd3d.runtime.points import select_features
 from kd3d.spec import DetectorSpec
 
 _MIN_ROWS = 2  # batch norm in training needs two rows even where all clouds are empty
+
+
+class Cloud(Protocol):
+    """The point side of a ``Sample`` or a ``Frame``."""
+
+    @property
+    def points(self) -> Floats:
+        """``[N, F]``."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the ``F`` columns."""
+
+    @property
+    def lidar2image(self) -> Floats | None:
+        """``[3, 4]`` of the front camera, if any."""
+
+    @property
+    def image_size_px(self) -> tuple[int, int] | None:
+        """Its width and height."""
 
 
 @dataclass
@@ -59,19 +79,24 @@ class PillarBatch:
         )
 
 
-def prepare(samples: Sequence[Sample], spec: DetectorSpec) -> PillarBatch:
+def prepare(samples: Sequence[Cloud], spec: DetectorSpec, *, padded: bool = False) -> PillarBatch:
     """Turn samples into pillars: the form of ``spec.encoder.mode`` (padded for ``hard``, flat for ``dynamic``).
+
+    Args:
+        samples: ``Sample`` or ``kd3d.runtime.frames.Frame``.
+        spec: the detector that will eat them.
+        padded: the padded form for ``dynamic`` too, as exports have it: points beyond ``max_points`` are lost.
 
     Raises:
         DataError: a sample lacks a point feature that ``spec`` needs.
     """
     clouds = [select_features(view_points(sample, spec), sample.features, spec.points) for sample in samples]
-    if spec.encoder.mode == "hard":
+    if padded or spec.encoder.mode == "hard":
         return _padded(clouds, spec)
     return _flat(clouds, spec)
 
 
-def view_points(sample: Sample, spec: DetectorSpec) -> Floats:
+def view_points(sample: Cloud, spec: DetectorSpec) -> Floats:
     """The sample's points; with ``camera_view_only`` those that project into its front camera, if it has one."""
     if not spec.points.camera_view_only or sample.lidar2image is None or sample.image_size_px is None:
         return sample.points

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,8 @@ class ParityReport:
         boxes: with a score at or above the floor, of both sides together.
         matched: of ``boxes``, those with a partner within tolerance among the other side's boxes.
         ties: of ``boxes``, those whose partner is in the other's maps but lost a tie there.
-        worst: largest difference over matched boxes: ``center_m``, ``size_m``, ``yaw_rad``, ``score``, ``velocity_m_s``;
-            and ``map``, over raw maps, relative to the map's largest value where that exceeds 1.
+        worst: largest difference over matched boxes: ``center_m``, ``size_m``, ``yaw_rad``, ``score``,
+            ``velocity_m_s``; and ``map``, over raw maps, relative to the map's largest value where that exceeds 1.
         failures: one line each; empty when all is well.
     """
 
@@ -71,6 +71,13 @@ class ParityReport:
     def to_json(self) -> dict[str, Any]:
         """As written to ``export.json``."""
         return {**asdict(self), "failures": list(self.failures), "passed": self.passed}
+
+
+class _Side(NamedTuple):
+    name: str
+    boxes: Boxes3D
+    maps: Arrays
+    spec: DetectorSpec
 
 
 @dataclass
@@ -115,9 +122,12 @@ def compare(
         got = candidate.network(candidate.pre(frame))
         compare_maps(wanted, got, reference.spec, tolerance=tolerance, where=frame.token, tally=tally)
         ours, theirs = reference.nms(reference.decode(wanted)), candidate.nms(candidate.decode(got))
-        ties = _one_way(ours, theirs, got, candidate.spec, tolerance, f"{frame.token}: reference", tally)
-        ties += _one_way(theirs, ours, wanted, reference.spec, tolerance, f"{frame.token}: candidate", tally)
-        if ties:
+        sides = (
+            _Side("reference", ours, wanted, reference.spec),
+            _Side("candidate", theirs, got, candidate.spec),
+        )
+        ties = _one_way(*sides, tolerance=tolerance, where=frame.token, tally=tally)
+        if ties + _one_way(*reversed(sides), tolerance=tolerance, where=frame.token, tally=tally):
             crossed = candidate.nms(candidate.decode(wanted))
             _require_same(ours, crossed, tolerance, frame.token, tally)
     return tally.report()
@@ -147,29 +157,20 @@ def compare_maps(
     return found
 
 
-def _one_way(
-    boxes: Boxes3D,
-    others: Boxes3D,
-    maps: Arrays,
-    spec: DetectorSpec,
-    tolerance: Tolerance,
-    side: str,
-    tally: _Tally,
-) -> int:
+def _one_way(mine: _Side, other: _Side, *, tolerance: Tolerance, where: str, tally: _Tally) -> int:
     """Enter the boxes of one side; returns how many were ties."""
-    result = match(boxes, others, tolerance)
+    result = match(mine.boxes, other.boxes, tolerance)
     tally.boxes += result.counted
     tally.matched += result.counted - len(result.unmatched)
     tally.raise_worst(result.worst)
     ties = 0
-    heads = heads_from_arrays(maps, spec) if len(result.unmatched) else ()
-    for index in result.unmatched:
-        if in_maps(boxes, int(index), heads, spec, tolerance):
+    heads = heads_from_arrays(other.maps, other.spec) if len(result.unmatched) else ()
+    for index in map(int, result.unmatched):
+        if in_maps(mine.boxes, index, heads, other.spec, tolerance):
             ties += 1
         else:
-            tally.failures.append(
-                f"{side} has {_describe(boxes, int(index), spec)} without a partner; {result.nearest(index)}"
-            )
+            box = _describe(mine.boxes, index, mine.spec)
+            tally.failures.append(f"{where}: {mine.name} has {box} without a partner; {result.nearest(index)}")
     tally.ties += ties
     return ties
 

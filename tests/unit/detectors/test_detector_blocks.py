@@ -122,7 +122,9 @@ def test_folding_changes_no_map_and_leaves_the_module_alone(name):
     cells = torch.randperm(spec.grid.nx * spec.grid.ny)[:200]
     twin = folded(module)
     with torch.no_grad():
-        pairs = zip(module.forward_tensors(features, counts, cells), twin.forward_tensors(features, counts, cells))
+        pairs = zip(
+            module.forward_tensors(features, counts, cells), twin.forward_tensors(features, counts, cells), strict=True
+        )
         for wanted, got in pairs:
             assert torch.allclose(wanted, got, atol=1e-4 * max(1, float(wanted.abs().max())))
     assert not any(isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)) for part in twin.modules())
