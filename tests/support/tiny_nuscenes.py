@@ -127,7 +127,10 @@ class Writer:
         self.annotations(name, samples)
 
     def ego(self, seconds: float) -> dict[str, list[float]]:
-        return {"translation": [400.0 + 8 * seconds, 1100.0 + seconds, 0.0], "rotation": quaternion(0.3 + 0.1 * seconds)}
+        return {
+            "translation": [400.0 + 8 * seconds, 1100.0 + seconds, 0.0],
+            "rotation": quaternion(0.3 + 0.1 * seconds),
+        }
 
     def object_pose(self, index: int, seconds: float) -> tuple[np.ndarray, float]:
         yaw = 0.3 + 0.5 * index
