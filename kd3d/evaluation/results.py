@@ -21,7 +21,7 @@ from kd3d.runs.atomic import write_json
 MAX_BOXES = 500
 META = {"use_camera": False, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
 _VEHICLES = frozenset(("car", "truck", "construction_vehicle", "bus", "trailer"))
-_MOVING_M_S = {"vehicle": 0.2, "cycle": 0.2, "pedestrian": 0.2}
+_MOVING_M_S = 0.2
 
 
 def attribute(name: str, speed_m_s: float) -> str:
@@ -30,13 +30,13 @@ def attribute(name: str, speed_m_s: float) -> str:
     A slow vehicle is more often parked than stopped in traffic, except for buses; cycles that move have riders.
     """
     if name in _VEHICLES:
-        if speed_m_s > _MOVING_M_S["vehicle"]:
+        if speed_m_s > _MOVING_M_S:
             return "vehicle.moving"
         return "vehicle.stopped" if name == "bus" else "vehicle.parked"
     if name in ("bicycle", "motorcycle"):
-        return "cycle.with_rider" if speed_m_s > _MOVING_M_S["cycle"] else "cycle.without_rider"
+        return "cycle.with_rider" if speed_m_s > _MOVING_M_S else "cycle.without_rider"
     if name == "pedestrian":
-        return "pedestrian.moving" if speed_m_s > _MOVING_M_S["pedestrian"] else "pedestrian.standing"
+        return "pedestrian.moving" if speed_m_s > _MOVING_M_S else "pedestrian.standing"
     return ""
 
 
@@ -88,6 +88,7 @@ def _rows(record: FrameRecord, boxes: Boxes3D, classes: Sequence[str]) -> list[d
         raise DataError(f"{record.token}: predicted boxes have no scores. Give every box one.")
     if len(boxes) > MAX_BOXES:
         boxes = boxes.select(np.argsort(-boxes.score, kind="stable")[:MAX_BOXES])
+    scores = np.zeros(0) if boxes.score is None else boxes.score
     lidar2global = record.ego2global @ record.lidar2ego
     rotation = lidar2global[:3, :3]
     array = boxes.array.astype(np.float64)
@@ -96,23 +97,19 @@ def _rows(record: FrameRecord, boxes: Boxes3D, classes: Sequence[str]) -> list[d
     # Unknown velocities count as standing still: the format has no NaN.
     flat = np.concatenate([np.nan_to_num(array[:, 7:9]), np.zeros((len(array), 1))], axis=1)
     velocities = (flat @ rotation.T)[:, :2]
-    scores = boxes.score if boxes.score is not None else np.zeros(0)
-    rows = []
-    for i, label in enumerate(boxes.label):
-        name = classes[label]
-        rows.append(
-            {
-                "sample_token": record.token,
-                "translation": centers[i].tolist(),
-                "size": array[i, [4, 3, 5]].tolist(),
-                "rotation": quaternions[i].tolist(),
-                "velocity": velocities[i].tolist(),
-                "detection_name": name,
-                "detection_score": float(scores[i]),
-                "attribute_name": attribute(name, float(np.hypot(*velocities[i]))),
-            }
-        )
-    return rows
+    return [
+        {
+            "sample_token": record.token,
+            "translation": centers[i].tolist(),
+            "size": array[i, [4, 3, 5]].tolist(),
+            "rotation": quaternions[i].tolist(),
+            "velocity": velocities[i].tolist(),
+            "detection_name": classes[label],
+            "detection_score": float(score),
+            "attribute_name": attribute(classes[label], float(np.hypot(*velocities[i]))),
+        }
+        for i, (label, score) in enumerate(zip(boxes.label, scores, strict=True))
+    ]
 
 
 def _heading_quaternions(rotation: Floats, yaw: Floats) -> Floats:

@@ -150,9 +150,9 @@ class Writer:
             matrix(pose["rotation"], pose["translation"]) @ matrix(self.lidar["rotation"], self.lidar["translation"])
         )
         parts = [self.rng.uniform(-30, 30, (150, 3)) * [1, 1, 0.05], self.rng.uniform(-0.9, 0.9, (10, 3))]
-        for index, (_, (w, l, h), _, _) in enumerate(OBJECTS[:NO_POINTS]):
+        for index, (_, (width, length, height), _, _) in enumerate(OBJECTS[:NO_POINTS]):
             center, yaw = self.object_pose(index, seconds)
-            inside = self.rng.uniform(-0.4, 0.4, (6 + index, 3)) * [l, w, h]
+            inside = self.rng.uniform(-0.4, 0.4, (6 + index, 3)) * [length, width, height]
             world = matrix(quaternion(yaw), center.tolist()) @ np.c_[inside, np.ones(len(inside))].T
             parts.append((to_lidar @ world)[:3].T)
         xyz = np.concatenate(parts)

@@ -113,7 +113,7 @@ def test_the_larger_version_is_preferred_and_the_other_can_be_named(tiny, tmp_pa
     tiny.write_tiny(tmp_path, version="v1.0-trainval")
     assert NuScenesDataset(tmp_path, split="train").version == "v1.0-trainval"
     assert NuScenesDataset(tmp_path, split="train", version="v1.0-mini").split == "mini_train"
-    with pytest.raises(DataError, match="has no version v1.0-test; it has v1.0-trainval, v1.0-mini"):
+    with pytest.raises(DataError, match=r"has no version v1.0-test; it has v1.0-trainval, v1.0-mini"):
         NuScenesDataset(tmp_path, split="train", version="v1.0-test")
 
 
