@@ -100,7 +100,8 @@ class FrameFolder:
         entry = self._entries[index]
         file = self.path / str(entry.get("file"))
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            # Opened here, because np.load leaves a file it opened itself open where it fails.
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 return _frame(entry, {name: arrays[name] for name in arrays.files})
         except FileNotFoundError as error:
             raise DataError(f"{file}: no such file, though {_INDEX} lists it. Make the frames again.") from error

@@ -111,7 +111,8 @@ class Pipeline:
             shape = self.runner.input_shape("features")
             if shape is None:
                 raise DataError(
-                    f"{self.runner.name}: the network has no input 'features'. Export the detector with: kd3d export onnx"
+                    f"{self.runner.name}: the network has no input 'features'. "
+                    f"Export the detector with: kd3d export onnx"
                 )
             self._rows, self._rows_known = shape[0], True
         return self._rows

@@ -126,10 +126,10 @@ def _read_array(path: Path) -> Floats:
     if path.suffix not in (".npy", ".npz"):
         raise DataError(f"{path}: a cloud is a .bin, .npy or .npz file.")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            return np.asarray(loaded)
-        with loaded:
+        with path.open("rb") as file:  # np.load leaves a file it opened itself open where it fails
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                return np.asarray(loaded)
             if "points" not in loaded.files:
                 raise DataError(f"{path}: has no array 'points', only {', '.join(loaded.files) or 'nothing'}.")
             return np.asarray(loaded["points"])

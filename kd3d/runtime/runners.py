@@ -152,7 +152,8 @@ class OrtRunner:
             raise GraphError(f"{self.path}: ONNX Runtime refuses this file: {_first_line(error)}") from error
         if wanted not in session.get_providers():
             raise BackendError(
-                f"ONNX Runtime could not start {wanted} for {self.path.name}; it runs on {', '.join(session.get_providers())}. "
+                f"ONNX Runtime could not start {wanted} for {self.path.name}; "
+                f"it runs on {', '.join(session.get_providers())}. "
                 f"Check the CUDA and cuDNN libraries, or use --device cpu."
             )
         return session
