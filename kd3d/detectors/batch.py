@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kd3d.geometry.boxes import Floats
 from kd3d.runtime.pillars import flat_pillars, hard_pillars
-from kd3d.runtime.points import select_features
+from kd3d.runtime.points import check_finite, crop_to_image, select_features
 from kd3d.spec import DetectorSpec
 
 _MIN_ROWS = 2  # batch norm in training needs two rows even where all clouds are empty
@@ -20,6 +20,10 @@ _MIN_ROWS = 2  # batch norm in training needs two rows even where all clouds are
 
 class Cloud(Protocol):
     """The point side of a ``Sample`` or a ``Frame``."""
+
+    @property
+    def token(self) -> str:
+        """Its name, for messages."""
 
     @property
     def points(self) -> Floats:
@@ -88,9 +92,12 @@ def prepare(samples: Sequence[Cloud], spec: DetectorSpec, *, padded: bool = Fals
         padded: the padded form for ``dynamic`` too, as exports have it: points beyond ``max_points`` are lost.
 
     Raises:
-        DataError: a sample lacks a point feature that ``spec`` needs.
+        DataError: a sample lacks a point feature that ``spec`` needs, or holds NaN or infinity.
     """
-    clouds = [select_features(view_points(sample, spec), sample.features, spec.points) for sample in samples]
+    clouds = []
+    for sample in samples:
+        cloud = select_features(view_points(sample, spec), sample.features, spec.points)
+        clouds.append(check_finite(cloud, sample.token))
     if padded or spec.encoder.mode == "hard":
         return _padded(clouds, spec)
     return _flat(clouds, spec)
@@ -100,14 +107,7 @@ def view_points(sample: Cloud, spec: DetectorSpec) -> Floats:
     """The sample's points; with ``camera_view_only`` those that project into its front camera, if it has one."""
     if not spec.points.camera_view_only or sample.lidar2image is None or sample.image_size_px is None:
         return sample.points
-    width, height = sample.image_size_px
-    xyz = sample.points[:, :3].astype(np.float64)
-    projected = xyz @ sample.lidar2image[:3, :3].T + sample.lidar2image[:3, 3]
-    depth = projected[:, 2]
-    ahead = depth > 0
-    scale = np.where(ahead, depth, 1.0)
-    u, v = projected[:, 0] / scale, projected[:, 1] / scale
-    return sample.points[ahead & (u >= 0) & (u < width) & (v >= 0) & (v < height)]
+    return crop_to_image(sample.points, sample.lidar2image, sample.image_size_px)
 
 
 def _padded(clouds: Sequence[Floats], spec: DetectorSpec) -> PillarBatch:

@@ -35,11 +35,14 @@ class OneFrame(nn.Module):
         return self.module.forward_tensors(features, counts, cells, 1)
 
 
-def write_graph(module: CenterPoint, path: Path, *, opset: int, pillars: int | None, weights_sha256: str) -> None:
+def write_graph(
+    module: CenterPoint, spec: DetectorSpec, path: Path, *, opset: int, pillars: int | None, weights_sha256: str
+) -> None:
     """Export ``module`` to ``path`` in fp32, with the specification in the file's metadata.
 
     Args:
         module: the detector; it stays as it is.
+        spec: to record; differs from the module's at most in ``max_pillars``.
         path: to write.
         opset: of the default domain.
         pillars: a fixed pillar count, or ``None`` for any.
@@ -50,7 +53,6 @@ def write_graph(module: CenterPoint, path: Path, *, opset: int, pillars: int | N
         BackendError: onnx or onnxscript is not installed.
     """
     require("onnxscript", extra="onnx")
-    spec = module.spec
     rows = pillars or _TRACED_PILLARS
     inputs = (
         torch.zeros(rows, spec.encoder.max_points, spec.point_inputs),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from kd3d.optional import require
 from kd3d.runs.atomic import atomic_folder, output_errors, write_json
 from kd3d.runtime.frames import Frame
 from kd3d.runtime.pipeline import load_pipeline
-from kd3d.spec import to_json
+from kd3d.spec import DetectorSpec, to_json
 
 OPSETS = range(18, 21)
 _PADDING_ROWS = 7
@@ -80,13 +80,15 @@ def export_onnx(
     """
     _check_request(model, out, opset, pillars)
     weights_sha256 = hashlib.sha256(weights_bytes(model.module)).hexdigest()
+    spec = shipped_spec(model.spec, pillars)
     with atomic_folder(Path(out)) as folder:
         path = folder / ONNX_FILE
-        write_graph(model.module, path, opset=opset, pillars=pillars, weights_sha256=weights_sha256)
+        write_graph(model.module, spec, path, opset=opset, pillars=pillars, weights_sha256=weights_sha256)
         operators = check_graph(path)
-        write_json(folder / SPEC_FILE, to_json(model.spec))
-        write_json(folder / PIPELINE_FILE, pipeline_json(model.spec, pillars=pillars))
-        parity = check_parity(model, folder, frames, pillars=pillars, tolerance=tolerance or Tolerance())
+        write_json(folder / SPEC_FILE, to_json(spec))
+        write_json(folder / PIPELINE_FILE, pipeline_json(spec, pillars=pillars))
+        shipped = Model(spec, model.module)
+        parity = check_parity(shipped, folder, frames, pillars=pillars, tolerance=tolerance or Tolerance())
         record = export_json(
             model={"name": model.spec.name, "weights_sha256": weights_sha256},
             artifact=path,
@@ -98,6 +100,13 @@ def export_onnx(
         )
         write_json(folder / EXPORT_FILE, record)
     return ExportResult(Path(out) / ONNX_FILE, "fp32", parity)
+
+
+def shipped_spec(spec: DetectorSpec, pillars: int | None) -> DetectorSpec:
+    """The specification of an export: a network of ``pillars`` rows keeps no more pillars than that."""
+    if pillars is None or pillars >= spec.encoder.max_pillars:
+        return spec
+    return replace(spec, encoder=replace(spec.encoder, max_pillars=pillars))
 
 
 def check_graph(path: Path) -> dict[str, int]:

@@ -1,0 +1,156 @@
+"""Exports run on the vehicle side, and a wrong one is refused and leaves nothing."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kd3d.detectors.build import build
+from kd3d.detectors.checkpoint import Model, save_model, weights_hash
+from kd3d.detectors.presets import preset
+from kd3d.detectors.torch_pipeline import TorchPipeline
+from kd3d.errors import GateError, GraphError, OutputError, UsageError
+from kd3d.export import graph as graph_module
+from kd3d.export.onnx import check_parity, export_onnx
+from kd3d.export.parity_match import Tolerance
+from kd3d.export.probes import probe_frames
+from kd3d.runtime.frames import write_frames
+from kd3d.runtime.pipeline import load_pipeline
+from kd3d.spec import PillarEncoderSpec
+
+TINY = preset("world-centerpoint-pillar-tiny")
+
+
+def trained_like(spec, seed: int = 0) -> Model:
+    """Random weights, with norms as training leaves them and heatmaps that rise above 0.1 here and there."""
+    torch.manual_seed(seed)
+    module = build(spec).eval()
+    for part in module.modules():
+        if isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+            part.running_mean.normal_(0, 0.2)
+            part.running_var.uniform_(0.5, 2)
+            part.bias.data.normal_(0, 0.2)
+    for task in module.head.tasks:
+        task["hm"].out.weight.data *= 20
+    return Model(spec, module)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return trained_like(TINY)
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "tiny"
+    return folder, export_onnx(model, folder)
+
+
+def test_the_folder_holds_what_the_vehicle_needs_and_how_it_was_made(exported, model, tmp_path):
+    folder, result = exported
+    assert sorted(path.name for path in folder.iterdir()) == ["export.json", "model.onnx", "pipeline.json", "spec.json"]
+    assert (result.artifact, result.precision) == (folder / "model.onnx", "fp32")
+    record = json.loads((folder / "export.json").read_text())
+    save_model(tmp_path / "model", model.module, {})
+    assert record["model"]["weights_sha256"] == weights_hash(tmp_path / "model")
+    assert record["gates"] == ["checker", "operators", "parity"]
+    assert record["parity"]["passed"]
+    assert record["operators"]["ScatterND"] == 1
+    assert json.loads((folder / "pipeline.json").read_text())["state"] == []
+
+
+def test_parity_compared_real_boxes_and_matched_them_all(exported):
+    _, result = exported
+    assert result.parity.frames == 5
+    assert result.parity.boxes > 200
+    assert result.parity.matched + result.parity.ties == result.parity.boxes
+    assert result.parity.ties <= 0.02 * result.parity.boxes
+    assert result.parity.worst["map"] < 1e-5
+
+
+def test_the_file_is_as_large_as_its_weights(exported, model):
+    weights = sum(tensor.numel() for tensor in model.module.parameters()) * 4
+    assert exported[1].artifact.stat().st_size < weights + 60_000
+
+
+def test_no_norm_is_left_and_no_path_of_this_machine(exported):
+    import onnx
+
+    graph = onnx.load(exported[1].artifact)
+    assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
+    assert b"/kd3d/" not in graph.SerializeToString()
+    assert {item.key for item in graph.metadata_props} == {"kd3d.spec", "kd3d.version", "kd3d.weights_sha256"}
+
+
+@pytest.mark.parametrize(("mode", "pillars"), [("hard", 300), ("dynamic", None)])
+def test_every_encoder_exports_with_free_and_with_fixed_pillars(tmp_path, mode, pillars):
+    spec = replace(TINY, encoder=PillarEncoderSpec((16, 16), max_points=6, max_pillars=2000, mode=mode))
+    result = export_onnx(trained_like(spec), tmp_path / "out", pillars=pillars, opset=18)
+    assert result.parity.boxes > 100
+    with load_pipeline(tmp_path / "out") as pipeline:
+        feeds = pipeline.pre(probe_frames(spec)[-1])
+        assert feeds["features"].shape[0] == (pillars or 2000)
+
+
+def test_the_export_runs_without_torch(exported, model, tmp_path):
+    folder, _ = exported
+    frames = probe_frames(TINY)
+    write_frames(frames, tmp_path / "frames")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(["torch", "onnx", "nuscenes", "safetensors"]))
+import numpy as np
+from kd3d.runtime.frames import read_frames
+from kd3d.runtime.pipeline import load_pipeline
+frame = read_frames({str(tmp_path / "frames")!r})[3]
+for source in ({str(folder)!r}, {str(folder / "model.onnx")!r}):
+    with load_pipeline(source) as pipeline:
+        boxes = pipeline(frame)
+    np.save({str(tmp_path / "boxes.npy")!r}, boxes.array)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    wanted = TorchPipeline(model)(frames[3])
+    got = np.load(tmp_path / "boxes.npy")
+    assert len(wanted) > 20
+    assert abs(len(got) - len(wanted)) <= 1
+    best = wanted.array[:5, :3]
+    assert np.abs(best[:, None] - got[None, :, :3]).max(-1).min(1).max() < 0.01
+
+
+def test_a_graph_of_other_weights_fails_the_parity_gate(exported):
+    other = trained_like(TINY)
+    other.module.head.tasks[0]["rot"].out.bias.data += torch.tensor([0.05, 0.0])
+    with pytest.raises(GateError, match=r"gate parity: .* task0_rot differs by .* reference .*, candidate") as caught:
+        check_parity(other, exported[0], (), pillars=None, tolerance=Tolerance())
+    assert caught.value.gate == "parity"
+
+
+class Amax(graph_module.OneFrame):
+    """A network with the scatter that TensorRT cannot parse."""
+
+    def forward(self, features, counts, cells):
+        maps = super().forward(features, counts, cells)
+        extra = torch.zeros(8).scatter_reduce(0, cells % 8, features[:, 0, 0], "amax")
+        return (maps[0] + extra.sum(), *maps[1:])
+
+
+def test_a_scatter_with_reduction_is_refused_and_leaves_nothing(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph_module, "OneFrame", Amax)
+    with pytest.raises(GraphError, match=r"gate operators: 1 node.*\(reduction max is not supported by TensorRT"):
+        export_onnx(model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_senseless_requests_are_refused_before_any_work(model, tmp_path):
+    with pytest.raises(UsageError, match="opset must be 18 to 20, not 9"):
+        export_onnx(model, tmp_path / "out", opset=9)
+    with pytest.raises(UsageError, match=r"pillars must be 2 to 4096 \(the grid's cells\), not 0"):
+        export_onnx(model, tmp_path / "out", pillars=0)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds something else than an export"):
+        export_onnx(model, tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"

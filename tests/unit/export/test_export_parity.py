@@ -1,0 +1,137 @@
+"""The parity comparison: what it accepts, and every way in which it must object."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kd3d.detectors.presets import preset
+from kd3d.export.parity import compare
+from kd3d.export.parity_match import Tolerance, match
+from kd3d.export.probes import probe_frames
+from kd3d.geometry.boxes import Boxes3D
+from kd3d.runtime.decode import candidates, suppress
+from kd3d.runtime.heads import heads_from_arrays
+
+SPEC = preset("world-centerpoint-pillar-tiny")
+FRAMES = probe_frames(SPEC)[:2]
+SIDE = SPEC.output_grid.ny
+
+
+def maps() -> dict[str, np.ndarray]:
+    sizes = {"hm": 10, "center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}
+    arrays = {f"task0_{name}": np.zeros((1, size, SIDE, SIDE), np.float32) for name, size in sizes.items()}
+    arrays["task0_hm"] -= 8
+    arrays["task0_rot"][:, 1] = 1
+    for label, row, column in ((0, 10, 10), (3, 30, 40), (8, 50, 20)):
+        arrays["task0_hm"][0, label, row, column] = 1.0
+    return arrays
+
+
+@dataclass
+class Fixed:
+    """A pipeline that gives the same maps for every frame; ``lose`` drops boxes after suppression."""
+
+    arrays: dict[str, np.ndarray]
+    spec: Any = SPEC
+    lose: int = 0
+
+    def pre(self, frame):
+        return {}
+
+    def network(self, feeds):
+        return self.arrays
+
+    def decode(self, arrays):
+        return candidates(heads_from_arrays(arrays, self.spec), self.spec)
+
+    def nms(self, found):
+        boxes = suppress(found, self.spec)
+        return boxes.select(np.arange(self.lose, len(boxes)))
+
+
+def changed(name: str, at, by: float) -> Fixed:
+    arrays = maps()
+    arrays[f"task0_{name}"][at] += by
+    return Fixed(arrays)
+
+
+def test_equal_pipelines_pass_with_every_box_matched():
+    report = compare(Fixed(maps()), Fixed(maps()), FRAMES)
+    assert report.passed
+    assert (report.frames, report.boxes, report.matched, report.ties) == (2, 12, 12, 0)
+    assert report.worst["map"] == 0
+    assert report.to_json()["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "by"),
+    [
+        ("center", (0, 0, 10, 10), 0.011 / 1.6),
+        ("center_z", (0, 0, 30, 40), -0.011),
+        ("dim", (0, 1, 10, 10), math.log(1.011)),
+        ("rot", (0, 0, 50, 20), math.tan(math.radians(0.11))),
+        ("hm", (0, 0, 10, 10), 0.006),
+        ("vel", (0, 1, 10, 10), 0.011),
+    ],
+)
+def test_each_quantity_has_its_tolerance(name, at, by):
+    lax = Tolerance(map=1.0)
+    report = compare(Fixed(maps()), changed(name, at, by), FRAMES[:1], tolerance=lax)
+    assert not report.passed
+    assert "without a partner; the closest is 1." in report.failures[0]
+    assert report.matched == report.boxes - 2
+    assert compare(Fixed(maps()), changed(name, at, by * 0.8), FRAMES[:1], tolerance=lax).passed
+
+
+def test_raw_maps_are_compared_where_no_box_is():
+    report = compare(Fixed(maps()), changed("dim", (0, 2, 5, 6), 0.01), FRAMES[:1])
+    assert report.failures == (
+        "generated-empty: task0_dim differs by 0.01 (tolerance 0.001) at (0, 2, 5, 6): reference 0, candidate 0.01",
+    )
+
+
+def test_a_map_with_nan_fails():
+    report = compare(Fixed(maps()), changed("vel", (0, 0, 1, 1), np.nan), FRAMES[:1])
+    assert "task0_vel differs by inf" in report.failures[0]
+
+
+def test_a_swapped_peak_of_equal_height_is_a_tie():
+    one, other = maps(), maps()
+    for arrays, best in ((one, 0), (other, 1)):
+        arrays["task0_hm"][0, 2, 20, 20:22] = 2.0
+        arrays["task0_hm"][0, 2, 20, 20 + best] += 1e-6
+    report = compare(Fixed(one), Fixed(other), FRAMES[:1])
+    assert report.passed
+    assert report.ties == 2
+    assert report.matched == 6
+
+
+def test_a_candidate_that_loses_boxes_cannot_call_it_a_tie():
+    report = compare(Fixed(maps()), Fixed(maps(), lose=1), FRAMES[:1])
+    assert "from equal maps the candidate decodes 1 box(es) less and 0 more" in report.failures[-1]
+
+
+def test_a_box_on_the_threshold_is_a_tie_and_one_below_the_floor_is_not_asked_about():
+    edge = math.log(SPEC.decode.score_threshold / (1 - SPEC.decode.score_threshold))
+    one = maps()
+    one["task0_hm"][0, 5, 5, 5] = edge + 1e-4
+    other = maps()
+    other["task0_hm"][0, 5, 5, 5] = edge - 1e-4
+    assert compare(Fixed(one), Fixed(other), FRAMES[:1]).ties == 0
+    strict = compare(Fixed(one), Fixed(other), FRAMES[:1], tolerance=Tolerance(floor=0.04))
+    assert strict.passed
+    assert strict.ties == 1
+
+
+def test_angles_are_compared_modulo_a_turn_and_classes_never_mixed():
+    row = np.array([[1, 2, 0, 4, 2, 1.5, math.pi - 1e-4, np.nan, np.nan]], np.float32)
+    turned = row.copy()
+    turned[0, 6] = -math.pi + 1e-4
+    one = Boxes3D(row, np.array([1]), np.array([0.5]))
+    assert len(match(one, Boxes3D(turned, np.array([1]), np.array([0.5])), Tolerance()).unmatched) == 0
+    other = match(one, Boxes3D(row, np.array([2]), np.array([0.5])), Tolerance())
+    assert len(other.unmatched) == 1
+    assert other.nearest(0) == "the other side has no box of that class"
