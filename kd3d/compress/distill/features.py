@@ -91,8 +91,8 @@ class FeatureImitation:
     """Mean squared error of standardised feature maps at the foreground (``specs/thesis_methods.md`` 3.3, eq. 6).
 
     ``w * sum_x M(x) |N(A F_s)(x) - N(R F_t)(x)|^2 / (2 C) / sum_x M(x)``: ``A`` a 1x1 convolution where the channels
-    differ (trained along, never saved with the student), ``R`` resampling of the teacher to the student's grid by metric
-    position, ``N`` zero mean and unit variance per frame and channel.
+    differ (trained along, never saved with the student), ``R`` resampling of the teacher to the student's grid by
+    metric position, ``N`` zero mean and unit variance per frame and channel.
 
     Args:
         pair: the maps.

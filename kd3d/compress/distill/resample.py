@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from kd3d.errors import UsageError
 from kd3d.geometry.grid import BevGrid
@@ -47,11 +47,11 @@ def resample(maps: Tensor, have: BevGrid, want: BevGrid) -> Tensor:
     if same_cells(have, want):
         return maps
     if same_range(have, want):
-        return F.interpolate(maps, size=(want.ny, want.nx), mode="bilinear", align_corners=False)
+        return functional.interpolate(maps, size=(want.ny, want.nx), mode="bilinear", align_corners=False)
     x, y = (_normalised(want, have, axis, maps.device) for axis in "xy")
     where = torch.stack([x.expand(want.ny, -1), y[:, None].expand(-1, want.nx)], -1)
     where = where.to(maps.dtype)[None].expand(len(maps), -1, -1, -1)
-    return F.grid_sample(maps, where, mode="bilinear", padding_mode="border", align_corners=False)
+    return functional.grid_sample(maps, where, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def inside(have: BevGrid, want: BevGrid, device: torch.device | str = "cpu") -> Tensor:
@@ -72,7 +72,7 @@ def pool_and_resample(maps: Tensor, have: BevGrid, want: BevGrid, *, pool: Liter
     _check(maps, have, want)
     factor = min(int(want.cell_m / have.cell_m + 0.5), have.nx, have.ny)
     if factor >= 2:
-        maps = F.avg_pool2d(maps, factor) if pool == "mean" else F.max_pool2d(maps, factor)
+        maps = functional.avg_pool2d(maps, factor) if pool == "mean" else functional.max_pool2d(maps, factor)
         rows, columns = maps.shape[2:]
         cell = have.cell_m * factor
         have = replace(  # cells past the last whole window are dropped

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from kd3d.compress.inherit.plan import FRESH_INDEX, Entry, Fresh, Indices, InheritPlan, Resize
 from kd3d.errors import CheckpointError
 
 
-def apply_plan(
-    plan: InheritPlan, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def apply_plan(plan: InheritPlan, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The student's full state dict after inheritance. Neither input is changed; the result shares no memory with them.
 
     Raises:
@@ -55,7 +53,7 @@ def _take(entry: Entry, own: Tensor, teacher: Mapping[str, Tensor]) -> Tensor:
                 )
             value = value.index_select(axis, torch.tensor([max(index, 0) for index in indices], device=value.device))
     if isinstance(entry, Resize):
-        value = F.interpolate(value, size=entry.size, mode="nearest")
+        value = functional.interpolate(value, size=entry.size, mode="nearest")
     if value.shape != own.shape:
         raise _MisfitError(f"gets shape {tuple(value.shape)} but has shape {tuple(own.shape)}")
     return _keep_fresh(value.to(own.device, own.dtype), own.detach(), entry.indices).clone()

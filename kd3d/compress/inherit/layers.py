@@ -19,7 +19,7 @@ NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of input channels: all channels that ``source`` writes. ``role`` tells apart two runs of the same source."""
+    """A run of input channels: all that ``source`` writes. ``role`` tells apart two runs of the same source."""
 
     source: Key
     width: int
@@ -65,7 +65,7 @@ def point_channels(spec: DetectorSpec) -> tuple[str, ...]:
 
 
 def _encoder(spec: DetectorSpec) -> Iterator[Layer]:
-    pieces = (Piece(POINTS, spec.point_inputs),)
+    pieces: tuple[Piece, ...] = (Piece(POINTS, spec.point_inputs),)
     last = len(spec.encoder.filters) - 1
     for index, width in enumerate(spec.encoder.filters):
         out = width if index == last else width // 2

@@ -49,7 +49,7 @@ def match_layers(teacher: DetectorSpec, student: DetectorSpec) -> Mapping[Key, K
         count, of = student.backbone.layers[level], teacher.backbone.layers[other]
         found["level", level, 0] = ("level", other, 0)
         for position in range(count):
-            # The first convolution of a level has a stride and other inputs: only the further ones stand for each other.
+            # The first convolution of a level has a stride and other inputs: only further ones stand for each other.
             place: Key | str = ("level", other, 1 + nearest_position(position, count, of))
             found["level", level, 1 + position] = place if of else "the teacher's level has no further layers"
         found["up", level] = ("up", other)
@@ -75,8 +75,8 @@ def _head_match(
 def channel_groups(teacher: DetectorSpec, student: DetectorSpec) -> Mapping[Key, Key]:
     """For each teacher layer of a level the group whose choice it shares; layers that are not listed stand alone.
 
-    Where a level's depth differs, a student layer may follow another layer than its teacher partner does, so all layers of
-    that level must keep the same channels.
+    Where a level's depth differs, a student layer may follow another layer than its teacher partner does, so all layers
+    of that level must keep the same channels.
     """
     groups: dict[Key, Key] = {}
     for level, other in enumerate(match_levels(teacher, student)):

@@ -31,8 +31,8 @@ class Pick:
 class Resize:
     """Like ``Pick``, then stretch the last two axes (a kernel) to ``size``.
 
-    A transposed convolution whose kernel equals its stride paints one patch per input cell; stretching the patch (nearest
-    neighbour) paints the same values at another resolution.
+    A transposed convolution whose kernel equals its stride paints one patch per input cell; stretching the patch
+    (nearest neighbour) paints the same values at another resolution.
     """
 
     source: str

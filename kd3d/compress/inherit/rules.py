@@ -21,7 +21,7 @@ def first(filters: Sequence[Tensor], keep: int) -> Indices:
 
 
 def l1(filters: Sequence[Tensor], keep: int) -> Indices:
-    """The ``keep`` channels whose filters have the largest L1 norm (Li et al., arXiv 1608.08710); ties to the lower index."""
+    """The ``keep`` channels of largest filter L1 norm (Li et al., arXiv 1608.08710); ties to the lower index."""
     total: list[float] = [0.0] * len(filters[0])
     for weight in filters:
         for channel, norm in enumerate(weight.detach().abs().flatten(1).double().sum(1).tolist()):

@@ -43,8 +43,8 @@ def grid_search(
 ) -> list[Candidate]:
     """All students of ``space`` within ``budgets``, best prior first; deterministic.
 
-    The prior is plain on purpose: the share of the tightest budget that is used, less a penalty for uneven widths and for
-    missing layers. It only says which students are worth a short training; that decides.
+    The prior is plain on purpose: the share of the tightest budget that is used, less a penalty for uneven widths and
+    for missing layers. It only says which students are worth a short training; that decides.
 
     Args:
         teacher: whose students they are; percentages are of its cost on the same data.
@@ -121,10 +121,12 @@ def _infeasible(limits: Limits, smallest: dict[str, Cost]) -> str:
         asked.append(f"{budgets.flops.text} of MACs ({limits.flops / 1e9:.3g} G, {budgets.convention})")
     if budgets.params is not None and limits.params is not None:
         asked.append(f"{budgets.params.text} of parameters ({limits.params / 1e6:.3g} M)")
-    flops, params = smallest["flops"], smallest["params"]
+    (flops, flops_params), (params_flops, params) = (
+        (budgets.flops_of(price) / 1e9, price.params / 1e6) for price in (smallest["flops"], smallest["params"])
+    )
     return (
-        f"no student meets the budget of {' and '.join(asked)}: the cheapest has {budgets.flops_of(flops) / 1e9:.3g} GMAC "
-        f"({budgets.convention}) with {flops.params / 1e6:.3g} M parameters, the smallest {params.params / 1e6:.3g} M "
-        f"parameters with {budgets.flops_of(params) / 1e9:.3g} GMAC. Raise the budget, or add smaller widths or larger "
+        f"no student meets the budget of {' and '.join(asked)}: the cheapest has {flops:.3g} GMAC "
+        f"({budgets.convention}) with {flops_params:.3g} M parameters, the smallest {params:.3g} M "
+        f"parameters with {params_flops:.3g} GMAC. Raise the budget, or add smaller widths or larger "
         "cells to the search space."
     )

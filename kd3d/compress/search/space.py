@@ -40,7 +40,7 @@ class Space:
     Args:
         encoder, backbone, neck, head: width multipliers tried, at most 1.
         depth: shares of each level's further convolutions tried, rounded; each level on its own.
-        cell: cell size multipliers tried, at least 1; those whose grid the backbone's strides do not divide are left out.
+        cell: cell size multipliers tried, at least 1; those that do not tile the range are left out.
         multiple: channels are multiples of this (where the teacher has that many).
     """
 
@@ -77,8 +77,8 @@ class Space:
 def scaled(teacher: DetectorSpec, choice: Choice, *, multiple: int = CHANNEL_MULTIPLE) -> DetectorSpec:
     """The student of ``teacher`` at ``choice``.
 
-    A larger cell keeps the range where whole cells allow it (else the nearest range that does), and gets more points per
-    pillar, as SparseKD's students do (20, 28, 36, 50 points at 1, 1.25, 1.5, 2 times the cell).
+    A larger cell keeps the range where whole cells allow it (else the nearest range that does), and gets more points
+    per pillar, as SparseKD's students do (20, 28, 36, 50 points at 1, 1.25, 1.5, 2 times the cell).
 
     Raises:
         UsageError: the cell does not fit the range and the strides.
@@ -86,8 +86,8 @@ def scaled(teacher: DetectorSpec, choice: Choice, *, multiple: int = CHANNEL_MUL
     grid = _coarser(teacher, choice.cell)
     if grid is None:
         raise UsageError(
-            f"cells of {choice.cell:g} x {teacher.grid.cell_m:g} m cannot tile the range in multiples of the backbone's "
-            f"stride {teacher.backbone.total_stride}. Leave {choice.cell:g} out of the cell sizes."
+            f"cells of {choice.cell:g} x {teacher.grid.cell_m:g} m cannot tile the range in multiples of the "
+            f"backbone's stride {teacher.backbone.total_stride}. Leave {choice.cell:g} out of the cell sizes."
         )
 
     def narrow(width: int, factor: float) -> int:

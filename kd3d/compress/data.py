@@ -1,0 +1,69 @@
+"""What the steps of a compression read: training and validation frames, and how a network is scored on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd3d.datasets.augment import Augmentation
+from kd3d.datasets.base import SampleDataset
+from kd3d.datasets.sample import Sample
+from kd3d.detectors.batch import prepare
+from kd3d.detectors.decode import decode_batch
+from kd3d.detectors.model import CenterPoint
+from kd3d.evaluation.evaluate import evaluate
+from kd3d.geometry.boxes import Boxes3D
+
+
+@dataclass(frozen=True)
+class CompressData:
+    """Frames.
+
+    Args:
+        train: with labels.
+        val: scored on; ``None`` leaves scores out.
+        augmentation: of every training frame, or ``None``.
+        database: objects that the augmentation pastes.
+    """
+
+    train: SampleDataset
+    val: SampleDataset | None = None
+    augmentation: Augmentation | None = None
+    database: Any = None
+
+
+def predictor(module: CenterPoint) -> Callable[[Sample], Boxes3D]:
+    """A function from a sample to the network's boxes, on the device of the network."""
+    device = next(module.parameters()).device
+
+    def predict(sample: Sample) -> Boxes3D:
+        with torch.inference_mode():
+            output = module(prepare([sample], module.spec).to(device))
+            return decode_batch(output.heads, module.spec)[0]
+
+    return predict
+
+
+def score(
+    module: CenterPoint, dataset: SampleDataset, out: Path, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """The official metrics of ``module`` on ``dataset`` as JSON values (``mAP``, ``NDS``, per class).
+
+    Args:
+        module: left in the mode it was in.
+        dataset: a whole split.
+        out: receives the results files.
+        progress: called with frames done and their number.
+    """
+    training = module.training
+    module.eval()
+    try:
+        return evaluate(
+            predictor(module), dataset, classes=module.spec.head.classes, out_dir=out, progress=progress
+        ).to_json()
+    finally:
+        module.train(training)

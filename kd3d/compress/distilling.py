@@ -1,0 +1,161 @@
+"""Teach one given student: inherit, train with the teacher, score; and, if asked, its control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd3d.compress.data import CompressData, score
+from kd3d.compress.inherit.apply import apply_plan
+from kd3d.compress.inherit.dataflow import plan
+from kd3d.compress.recipe import Recipe
+from kd3d.compress.stages import Progress, StageUpdate, begin, once, silent
+from kd3d.detectors.build import build
+from kd3d.detectors.checkpoint import Model, load_model, save_model
+from kd3d.detectors.model import CenterPoint
+from kd3d.spec import DetectorSpec, to_json
+from kd3d.training.loop import train
+from kd3d.training.objective import DetectionObjective, Objective
+from kd3d.training.result import TrainUpdate
+from kd3d.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """How one student is made.
+
+    Args:
+        train: the training run.
+        recipe: what the teacher teaches.
+        inherit: rule by which teacher weights are taken over (``first``, ``l1``), or ``None`` for a fresh start.
+        control: also train the same student, as long, without teacher: no distillation and no inheritance.
+    """
+
+    train: TrainSettings
+    recipe: Recipe = field(default_factory=Recipe)
+    inherit: str | None = "l1"
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """A taught student.
+
+    Args:
+        student: the network, in evaluation mode.
+        model: its model folder.
+        metrics: on the validation frames; empty without them.
+        control: metrics of the control, ``None`` if it was not asked for.
+        inheritance: summary of the inheritance plan, ``None`` without one.
+    """
+
+    student: Model
+    model: Path
+    metrics: dict[str, Any]
+    control: dict[str, Any] | None
+    inheritance: dict[str, Any] | None
+
+
+def distill(
+    teacher: Model,
+    student_spec: DetectorSpec,
+    data: CompressData,
+    *,
+    settings: DistillSettings,
+    run: Path,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> DistillResult:
+    """Teach one student.
+
+    A killed run continues when it is called again with the same arguments: training from its last checkpoint, finished
+    parts from their result files.
+
+    Args:
+        teacher: left unchanged.
+        student_spec: of the student; may differ in width, depth, cell, range and task grouping.
+        data: frames.
+        settings: how.
+        run: receives ``student/`` (the model), ``inherit.json``, ``metrics.json`` and the trainings ``distil/``, ``control/``.
+        device: such as ``cpu`` or ``cuda``.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: models that cannot be joined, or ``run`` holds a run with another request.
+        DataError, OutputError, NonFiniteError: as ``kd3d.training.loop.train``.
+    """
+    begin(run, {"teacher": fingerprint(teacher), "student": to_json(student_spec), "settings": plain(settings)})
+    inheritance = None
+    module = _student(student_spec, settings.train.seed, device)
+    if settings.inherit is not None:
+        made = plan(teacher.spec, student_spec, settings.inherit, teacher.module.state_dict())
+        module.load_state_dict(apply_plan(made, module.state_dict(), teacher.module.state_dict()))
+        inheritance = once(run / "inherit.json", made.to_json)
+    objective = settings.recipe.objective(teacher.module, student_spec)
+    fit = _Fit(data, settings.train, progress)
+    metrics = once(run / "distil" / "result.json", lambda: fit(module, run / "distil", objective, stage="distil"))
+    control = None
+    if settings.control:
+        fresh = _student(student_spec, settings.train.seed, device)
+        plain = DetectionObjective(student_spec)
+        control = once(run / "control" / "result.json", lambda: fit(fresh, run / "control", plain, stage="control"))
+    model = run / "student"
+    if not model.exists():
+        meta = {"parent": teacher.spec.name, "made_by": "distill", "metrics": metrics, "settings": plain(settings)}
+        save_model(model, load_model(run / "distil" / "model").module, meta)
+    once(run / "metrics.json", lambda: {"student": metrics, "control": control})
+    return DistillResult(load_model(model), model, metrics, control, inheritance)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Train a network and score it; returns the metrics."""
+
+    data: CompressData
+    settings: TrainSettings
+    progress: Progress
+
+    def __call__(self, module: CenterPoint, run: Path, objective: Objective, *, stage: str) -> dict[str, Any]:
+        def report(update: TrainUpdate) -> None:
+            self.progress(StageUpdate(stage, update.step, update.steps, update.eta_s))
+
+        result = train(
+            module,
+            self.data.train,
+            settings=self.settings,
+            run=run,
+            objective=objective,
+            augmentation=self.data.augmentation,
+            database=self.data.database,
+            teacher_spec=getattr(objective, "teacher_input", None),
+            progress=report,
+        )
+        if self.data.val is None:
+            return {}
+
+        def scored(done: int, total: int) -> None:
+            self.progress(StageUpdate(f"evaluate {stage}", done, total))
+
+        return score(result.module, self.data.val, run / "evaluation", scored)
+
+
+def _student(spec: DetectorSpec, seed: int, device: str) -> CenterPoint:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(spec).to(device)
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON values; mappings too."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return to_json(value)
+
+
+def fingerprint(model: Model) -> dict[str, Any]:
+    """The teacher as a resumed run must find it again: its name and a sum over its weights."""
+    total = sum(float(tensor.double().abs().sum()) for tensor in model.module.state_dict().values())
+    return {"name": model.spec.name, "weights": f"{total:.6e}"}

@@ -1,0 +1,91 @@
+"""How a student is taught, as one frozen value that becomes an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kd3d.compress.distill.features import TapKind, cross_scale
+from kd3d.compress.distill.label_kd import LabelKD
+from kd3d.compress.distill.masks import Confident, Everywhere, Foreground, GaussianPivotal, Mask, TopRank
+from kd3d.compress.distill.objective import DetectionWeights, DistillationObjective
+from kd3d.compress.distill.resample import same_cells
+from kd3d.compress.distill.signals import CenterRegression, PivotalLogits, Signal
+from kd3d.detectors.model import CenterPoint
+from kd3d.errors import UsageError
+from kd3d.spec import DetectorSpec
+
+MaskName = Literal["gaussian", "confidence", "rank", "foreground", "everywhere"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Weights and switches; 0 leaves a signal out.
+
+    The defaults are SparseKD's: logits at pivotal positions and label distillation, no features, which their benchmark
+    finds to conflict with the other two.
+    """
+
+    logits: float = 7.0
+    """Weight of pivotal-position logit distillation (released: 7 for larger cells, 10 to 15 for narrower networks)."""
+    mask: MaskName = "gaussian"
+    """Where logits are compared."""
+    confidence: float = 0.1
+    """Threshold of the ``confidence`` mask."""
+    rank: int = 500
+    """Cells of the ``rank`` mask."""
+    boxes: float = 0.2
+    """Weight of box code distillation; left out where the output grids differ."""
+    features: float = 0.0
+    """Weight of cross-scale feature distillation, all pairs of maps together."""
+    taps: tuple[TapKind, ...] = ("levels", "neck")
+    """Feature maps that are compared."""
+    label_threshold: float | None = 0.6
+    """Teacher boxes above this score become labels; ``None`` turns label distillation off."""
+    label_thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Thresholds of single classes instead."""
+
+    def __post_init__(self) -> None:
+        for name in ("logits", "boxes", "features"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"the {name} weight must be 0 or more, not {getattr(self, name):g}.")
+        if self.mask not in ("gaussian", "confidence", "rank", "foreground", "everywhere"):
+            raise UsageError(
+                f"there is no mask {self.mask!r}. Use gaussian, confidence, rank, foreground or everywhere."
+            )
+
+    def signals(self, student: DetectorSpec, teacher: DetectorSpec) -> tuple[Signal, ...]:
+        """The losses for a pair of models.
+
+        Raises:
+            UsageError: features are asked for, and no maps of the models are of similar scale.
+        """
+        found: list[Signal] = []
+        if self.logits:
+            found.append(PivotalLogits(self.logits, self._mask()))
+        if self.boxes and same_cells(student.output_grid, teacher.output_grid):
+            found.append(CenterRegression(self.boxes))
+        if self.features:
+            found += cross_scale(student, teacher, weight=self.features, kinds=self.taps)
+        return tuple(found)
+
+    def objective(
+        self, teacher: CenterPoint, student: DetectorSpec, *, weights: DetectionWeights | None = None
+    ) -> DistillationObjective:
+        """The objective that trains ``student`` with ``teacher``."""
+        label_kd = None
+        if self.label_threshold is not None:
+            label_kd = LabelKD(self.label_threshold, dict(self.label_thresholds))
+        signals = self.signals(student, teacher.spec)
+        return DistillationObjective(teacher, student, signals, label_kd=label_kd, weights=weights)
+
+    def _mask(self) -> Mask:
+        masks: dict[str, Mask] = {
+            "gaussian": GaussianPivotal(),
+            "confidence": Confident(self.confidence),
+            "rank": TopRank(self.rank),
+            "foreground": Foreground(),
+            "everywhere": Everywhere(),
+        }
+        return masks[self.mask]
