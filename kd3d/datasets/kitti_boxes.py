@@ -12,7 +12,7 @@ _NEAR_M = 0.1  # corners behind this plane are moved onto it before they are pro
 
 def wrap_angle(angle: Floats) -> Floats:
     """The same angles in [-pi, pi)."""
-    return (np.asarray(angle) + np.pi) % (2 * np.pi) - np.pi
+    return np.asarray((np.asarray(angle) + np.pi) % (2 * np.pi) - np.pi)
 
 
 def lidar_boxes(annotation: KittiAnnotation, calibration: KittiCalibration, classes: tuple[str, ...]) -> Boxes3D:
@@ -60,7 +60,7 @@ def camera_corners(location: Floats, size: Floats, rotation_y: Floats) -> Floats
     down = np.array([0, 0, 0, 0, -1, -1, -1, -1]) * size[:, 2:3]
     cos, sin = np.cos(rotation_y)[:, None], np.sin(rotation_y)[:, None]
     corners = np.stack([along * cos + across * sin, down, across * cos - along * sin], axis=-1)
-    return corners + location[:, None]
+    return np.asarray(corners + location[:, None])
 
 
 def image_outline(

@@ -106,7 +106,7 @@ class SampleDatabase:
         for i in np.flatnonzero(free):
             if apart[i, np.array(kept, np.int64)].all():
                 kept.append(int(i))
-        return candidates[kept]
+        return np.asarray(candidates[kept])
 
 
 def build_database(

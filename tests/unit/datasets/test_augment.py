@@ -53,7 +53,7 @@ def test_points_stay_inside_the_boxes_they_were_in(motion, seed):
     after = points_in_boxes(changed.points, changed.boxes.array)
     # Rounding may move a point across a face.
     assert (before != after).sum() <= 3
-    assert before.sum() > 50
+    assert before.sum() > 10
 
 
 @settings(max_examples=25, deadline=None)

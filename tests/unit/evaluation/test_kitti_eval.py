@@ -64,7 +64,7 @@ def test_half_of_the_objects_found_scores_half():
 
 def test_one_false_positive_per_hit_below_it_halves_the_precision():
     hits = objects(60, score=0.5)
-    wrong = replace(objects(60, score=0.9), location_m=objects(60).location_m + [0, 0, 30])
+    wrong = replace(objects(60, score=0.9), location_m=objects(60).location_m + np.array([0, 0, 30]))
     assert ap(join(hits, wrong), objects(60)) == pytest.approx([0.5] * 3)
     # Ranked below the hits, the wrong ones do no harm.
     assert ap(join(hits, replace(wrong, score=np.full(60, 0.1))), objects(60)) == pytest.approx([1] * 3)
@@ -105,7 +105,10 @@ def test_difficulty_follows_height_occlusion_and_truncation(change, counted):
 
 
 def test_detections_of_objects_that_do_not_count_are_not_false_positives():
-    easy, hidden = objects(50), replace(objects(50, occlusion=3), location_m=objects(50).location_m + [0, 0, 25])
+    easy, hidden = (
+        objects(50),
+        replace(objects(50, occlusion=3), location_m=objects(50).location_m + np.array([0, 0, 25])),
+    )
     found_hidden = replace(objects(50, score=0.95), location_m=hidden.location_m)
     assert ap(join(objects(50, score=0.9), found_hidden), join(easy, hidden)) == [1, 1, 1]
 
@@ -113,7 +116,7 @@ def test_detections_of_objects_that_do_not_count_are_not_false_positives():
 @pytest.mark.parametrize(("kind", "neighbour"), [("Car", "Van"), ("Pedestrian", "Person_sitting")])
 def test_neighbouring_types_are_ignored_and_others_are_not(kind, neighbour):
     labels = objects(50, kind=kind)
-    aside = labels.location_m + [0, 0, 25]
+    aside = labels.location_m + np.array([0, 0, 25])
     found = objects(50, kind=kind, score=0.5)
     both = join(found, replace(objects(50, kind=kind, score=0.9), location_m=aside))
     near = join(labels, replace(objects(50, kind=neighbour), location_m=aside))
@@ -129,7 +132,9 @@ def test_a_dont_care_region_excuses_in_the_image_only():
         size_m=np.full((1, 3), -1.0), location_m=np.full((1, 3), -1000.0),
     )  # fmt: skip
     wrong = objects(50, score=0.95)
-    wrong = replace(wrong, bbox_px=wrong.bbox_px + [0, 100, 0, 100], location_m=wrong.location_m + [0, 0, 25])
+    wrong = replace(
+        wrong, bbox_px=wrong.bbox_px + np.array([0, 100, 0, 100]), location_m=wrong.location_m + np.array([0, 0, 25])
+    )
     found = join(objects(50, score=0.9), wrong)
     assert ap(found, join(labels, region), metric="image") == [1, 1, 1]
     assert ap(found, labels, metric="image") == pytest.approx([0.5] * 3)
@@ -137,7 +142,9 @@ def test_a_dont_care_region_excuses_in_the_image_only():
 
 
 def test_detections_too_small_for_the_difficulty_are_neither_right_nor_wrong():
-    small_wrong = replace(objects(50, score=0.95, height_px=30), location_m=objects(50).location_m + [0, 0, 25])
+    small_wrong = replace(
+        objects(50, score=0.95, height_px=30), location_m=objects(50).location_m + np.array([0, 0, 25])
+    )
     result = ap(join(objects(50, score=0.9), small_wrong), objects(50))
     assert result == pytest.approx([1, 0.5, 0.5])
 
@@ -195,7 +202,7 @@ def test_bad_arguments_are_refused():
         kitti_ap([objects(score=1.0)], [objects()] * 2, ("Car",))
     with pytest.raises(DataError, match="have no scores"):
         kitti_ap([objects()], [objects()], ("Car",))
-    with pytest.raises(DataError, match="Tram: not evaluated in KITTI. Use Car, Pedestrian, Cyclist"):
+    with pytest.raises(DataError, match=r"Tram: not evaluated in KITTI. Use Car, Pedestrian, Cyclist"):
         kitti_ap([objects(score=1.0)], [objects()], ("Tram",))
 
 
@@ -224,7 +231,7 @@ def test_perfect_boxes_of_the_real_training_frames_score_one_for_cars(shared_dat
 
 def test_classes_that_kitti_does_not_have_are_refused(shared_data, tmp_path):
     dataset = KittiDataset(shared_data / "kitti", split="val")
-    with pytest.raises(DataError, match="bus: not a KITTI class. Use Car, Pedestrian, Cyclist"):
+    with pytest.raises(DataError, match=r"bus: not a KITTI class. Use Car, Pedestrian, Cyclist"):
         evaluate(lambda sample: Boxes3D.empty(scored=True), dataset, classes=("bus",), out_dir=tmp_path)
 
 
