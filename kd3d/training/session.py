@@ -23,7 +23,7 @@ from kd3d.training.precision import resolve_precision
 from kd3d.training.result import Pace, TrainResult, TrainUpdate
 from kd3d.training.schedule import adamw, one_cycle
 from kd3d.training.settings import TrainSettings
-from kd3d.training.state import TrainState, load_state, save_state
+from kd3d.training.state import TrainState, load_state, remove_leftovers, save_state
 from kd3d.training.step import Stepper, StepReport
 
 CHECKPOINT, METRICS, MODEL = "checkpoints/last.pt", "metrics.jsonl", "model"
@@ -69,6 +69,7 @@ class Session:
 
     def resume(self) -> None:
         """Go to where the run's checkpoint left off, if it has one."""
+        remove_leftovers(self.run / CHECKPOINT)
         if (self.run / CHECKPOINT).exists():
             load_state(self.run / CHECKPOINT, self.state, self.identity)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from kd3d.errors import CheckpointError, UsageError
-from kd3d.runs.atomic import atomic_file
+from kd3d.runs.atomic import write_bytes
 from kd3d.training.ema import Ema
 
 FORMAT = 1
@@ -58,8 +59,15 @@ def save_state(path: Path, state: TrainState, identity: dict[str, Any]) -> None:
         "scaler": state.scaler.state_dict(),
         "adapters": None if state.adapters is None else state.adapters.state_dict(),
     }
-    with atomic_file(path) as temporary:
-        torch.save(content, temporary)
+    buffer = io.BytesIO()  # torch's own writer hides a full disk behind a RuntimeError
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete temporary files that a killed process left beside the checkpoint ``path``."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def load_state(path: Path, state: TrainState, identity: dict[str, Any]) -> None:

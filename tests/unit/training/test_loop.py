@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 import signal
@@ -12,7 +13,7 @@ from kd3d.detectors.batch import prepare
 from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import load_model
 from kd3d.detectors.presets import preset
-from kd3d.errors import DataError, NonFiniteError
+from kd3d.errors import DataError, NonFiniteError, OutputError
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.runtime.decode import decode
 from kd3d.runtime.heads import TaskMaps
@@ -178,6 +179,29 @@ def test_an_empty_data_set_is_refused(tmp_path):
         train(module(), MemoryDataset([]), settings=quick(), run=tmp_path)
 
 
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+    settings = quick(steps=4, checkpoint_every=1)
+
+    def fill(update):
+        if update.step == 3:
+            monkeypatch.setattr(os, "fsync", full)
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutputError, match=r"the disk is full\. Free some space"):
+        train(module(), memory_dataset(), settings=settings, run=tmp_path, progress=fill)
+    assert torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["step"] == 2
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.pt"]
+
+
+def test_a_run_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(OutputError, match="run"):
+        train(module(), memory_dataset(), settings=quick(), run=tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 def test_adapters_are_trained_and_kept_in_the_checkpoint_but_not_in_the_model(tmp_path):
     class Adapted(DetectionObjective):
         def __init__(self):
@@ -206,6 +230,15 @@ def test_training_leaves_the_callers_random_numbers_alone(tmp_path):
     assert torch.equal(torch.rand(3), want)
 
 
+@pytest.fixture
+def listens_to_ctrl_c():
+    """Python's own handler: a process started in the background of a shell ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listens_to_ctrl_c")
 def test_ctrl_c_during_a_step_waits_for_its_end():
     assert threading.current_thread() is threading.main_thread()
     done = []
@@ -219,6 +252,7 @@ def test_ctrl_c_during_a_step_waits_for_its_end():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("listens_to_ctrl_c")
 def test_a_second_ctrl_c_does_not_wait():
     with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
         interrupts.hold()
@@ -228,6 +262,18 @@ def test_a_second_ctrl_c_does_not_wait():
     assert interrupts.held
 
 
+def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGINT)
+            interrupts.release()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listens_to_ctrl_c")
 def test_ctrl_c_between_steps_is_immediate():
     with pytest.raises(KeyboardInterrupt), Interrupts():
         os.kill(os.getpid(), signal.SIGINT)

@@ -69,8 +69,11 @@ def test_a_run_killed_by_sigkill_ends_with_the_same_weights_bit_for_bit(tmp_path
     process.send_signal(signal.SIGKILL)
     assert process.wait(timeout=30) == -signal.SIGKILL
     assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] < STEPS
+    leftover = run / "checkpoints" / ".last.pt.abc.tmp"
+    leftover.write_bytes(b"half a checkpoint")
     whole_run(run)
     assert_same_end(run, uninterrupted)
+    assert not leftover.exists()
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path, uninterrupted):
