@@ -88,14 +88,22 @@ def _task_candidates(maps: TaskMaps, spec: DetectorSpec, first_label: int) -> Bo
     rule = spec.decode
     logits = np.asarray(maps.hm, np.float32)
     place = _above_threshold(logits, rule)
+    place = place[_best_first(logits.ravel()[place], rule.top_k)]
+    score = sigmoid(logits.ravel()[place])
+    place, score = place[score > rule.score_threshold], score[score > rule.score_threshold]
     label, row, column = np.unravel_index(place, logits.shape)
-    score = sigmoid(logits[label, row, column])
-    order = np.argsort(-logits[label, row, column], kind="stable")[: rule.top_k]
-    order = order[score[order] > rule.score_threshold]
-    array = _boxes_at(maps, row[order], column[order], spec)
+    array = _boxes_at(maps, row, column, spec)
     low, high = np.array(rule.center_limit_m[:3], np.float32), np.array(rule.center_limit_m[3:], np.float32)
     good = np.isfinite(array[:, :7]).all(axis=1) & ((array[:, :3] >= low) & (array[:, :3] <= high)).all(axis=1)
-    return Boxes3D(array[good], label[order][good] + first_label, score[order][good])
+    return Boxes3D(array[good], label[good] + first_label, score[good])
+
+
+def _best_first(values: Floats, count: int) -> Ints:
+    """Positions of the ``count`` highest values, best first; equal ones in order."""
+    pool = np.arange(len(values))
+    if len(values) > count:  # no need to sort a whole map
+        pool = np.flatnonzero(values >= np.partition(values, len(values) - count)[len(values) - count])
+    return pool[np.argsort(-values[pool], kind="stable")][:count]
 
 
 def sigmoid(logits: Floats) -> Floats:

@@ -105,6 +105,15 @@ def test_top_k_counts_class_and_cell_or_cells_only():
     assert len(decode(heads, SPEC)) == 4
 
 
+def test_of_equal_scores_the_first_class_and_cell_win():
+    heads = frame()
+    heads[0].hm[:] = 1
+    heads[0].hm[1, 7, 15] = 2
+    found = decode(heads, ruled(top_k=4))
+    assert found.label.tolist() == [1, 0, 0, 0]
+    np.testing.assert_allclose(found.array[1:, 0], [-8, -7, -6])
+
+
 def test_the_centre_limit_drops_boxes_on_all_axes():
     heads = frame()
     heads[0].hm[0, :, 0] = 2
