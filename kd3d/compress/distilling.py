@@ -79,7 +79,7 @@ def distill(
         student_spec: of the student; may differ in width, depth, cell, range and task grouping.
         data: frames.
         settings: how.
-        run: receives ``student/`` (the model), ``inherit.json``, ``metrics.json`` and the trainings ``distil/``, ``control/``.
+        run: receives ``student/`` (the model), ``inherit.json``, ``metrics.json``, trainings ``distil/``, ``control/``.
         device: such as ``cpu`` or ``cuda``.
         progress: told how far it is.
 
@@ -100,8 +100,8 @@ def distill(
     control = None
     if settings.control:
         fresh = _student(student_spec, settings.train.seed, device)
-        plain = DetectionObjective(student_spec)
-        control = once(run / "control" / "result.json", lambda: fit(fresh, run / "control", plain, stage="control"))
+        alone = DetectionObjective(student_spec)
+        control = once(run / "control" / "result.json", lambda: fit(fresh, run / "control", alone, stage="control"))
     model = run / "student"
     if not model.exists():
         meta = {"parent": teacher.spec.name, "made_by": "distill", "metrics": metrics, "settings": plain(settings)}
