@@ -183,3 +183,15 @@ def test_labels_read_alone_have_every_field(root):
     assert labels.occlusion.tolist() == [0, 0, -1]
     assert labels.alpha[0] == 1.55
     np.testing.assert_array_equal(labels.size_m[0], [4.15, 1.73, 1.57])
+
+
+def test_the_test_split_has_no_labels(root):
+    (root / "training").rename(root / "testing")
+    (root / "ImageSets/test.txt").write_text("000004\n")
+    (sample,) = (KittiDataset(root, split="test")[i] for i in range(1))
+    assert (sample.token, sample.boxes) == ("000004", None)
+
+
+def test_an_empty_cloud_is_a_frame_without_points(root):
+    (root / "training/velodyne/000001.bin").write_bytes(b"")
+    assert KittiDataset(root, split="train")[0].points.shape == (0, 4)

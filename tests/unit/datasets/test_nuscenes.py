@@ -204,3 +204,17 @@ def edit(root, table, change):
     rows = json.loads(path.read_text())
     change(rows)
     path.write_text(json.dumps(rows))
+
+
+def test_an_empty_cloud_is_a_frame_without_points(broken_root):
+    (broken_root / "samples/LIDAR_TOP/scene-0061-l0.pcd.bin").write_bytes(b"")
+    assert NuScenesDataset(broken_root, split="train", sweeps=1)[0].points.shape == (0, 6)
+
+
+def test_workers_of_a_data_loader_read_the_same_frames(tiny_root):
+    from torch.utils.data import DataLoader
+
+    dataset = NuScenesDataset(tiny_root, split="train", sweeps=2)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    for mine, theirs in zip((dataset[i] for i in range(len(dataset))), loader, strict=True):
+        np.testing.assert_array_equal(np.asarray(theirs.points), mine.points)
