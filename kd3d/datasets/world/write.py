@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kd3d.datasets.world.crew import Progress, make_scenes
 from kd3d.datasets.world.names import CAMERAS, scene_plan
-from kd3d.datasets.world.simulate import Job, SceneTables, make_scene
+from kd3d.datasets.world.simulate import Job
 from kd3d.datasets.world.tables import merge, write_tables
 from kd3d.errors import OutputError, UsageError
 from kd3d.runs.atomic import atomic_folder, output_errors
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def write_world(
     with atomic_folder(out) as root:
         _make_folders(root, version, cameras=cameras, sweeps=sweeps > 0)
         jobs = _jobs(plan, root, seed, samples_per_scene, sweeps, cameras)
-        finished = _run(jobs, min(workers, len(jobs)), progress)
+        finished = make_scenes(jobs, min(workers, len(jobs)), progress)
         write_tables(root / version, merge([scene.tables for scene in finished]))
     return WorldSummary(out, version, len(jobs), len(jobs) * samples_per_scene, sum(s.boxes for s in finished))
 
@@ -102,26 +98,3 @@ def _jobs(plan: list[tuple[str, str]], root: Path, seed: int, samples: int, swee
         counts[split] = index + 1
         jobs.append(Job(root, name, split, index, seed, samples, sweeps, cameras))
     return jobs
-
-
-def _run(jobs: list[Job], workers: int, progress: Progress | None) -> list[SceneTables]:
-    """Make all scenes, in order of the jobs. The pool is stopped at once when anything fails or is interrupted."""
-    finished: list[SceneTables] = []
-    if workers == 1:
-        for job in jobs:
-            finished.append(make_scene(job))
-            if progress is not None:
-                progress(len(finished), len(jobs))
-        return finished
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=_ignore_interrupt) as pool:
-        for scene in pool.imap(make_scene, jobs):
-            finished.append(scene)
-            if progress is not None:
-                progress(len(finished), len(jobs))
-    return finished
-
-
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the parent, which ends the pool."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
