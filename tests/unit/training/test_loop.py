@@ -45,7 +45,7 @@ def found(boxes: Boxes3D, truth: Boxes3D) -> int:
 
 def test_training_learns_four_frames_by_heart(tmp_path):
     dataset = memory_dataset(4)
-    settings = TrainSettings(steps=70, batch_size=4, workers=1, log_every=1, ema_decay=0.9, lr=1e-2)
+    settings = TrainSettings(steps=50, batch_size=4, workers=1, log_every=1, ema_decay=0.9, lr=1e-2)
     net = module()
     for part in net.modules():
         if hasattr(part, "momentum"):
