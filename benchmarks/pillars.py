@@ -4,8 +4,8 @@
 
 Writes benchmarks/results/pillars.json. ``ratio`` is our grouping (raw points by pillar, counts, cells: what spconv
 gives) over spconv's ``PointToVoxel``, best time over best time, on the 250,000-point LiDAR-like cloud; below 1
-is faster. Our complete ``hard_pillars`` also decorates, which spconv leaves to the network. The bare spconv class hands out its own
-buffer without a copy; it is listed so that the copy in ``PointToVoxel`` hides nothing.
+is faster. Our complete ``hard_pillars`` also decorates, which spconv leaves to the network. The bare spconv class hands
+out its own buffer without a copy; it is listed so that the copy in ``PointToVoxel`` hides nothing.
 """
 
 from __future__ import annotations

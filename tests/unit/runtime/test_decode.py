@@ -92,6 +92,16 @@ def test_peaks_only_with_a_kernel_of_three_and_equal_neighbours_both_stay():
     ]  # fmt: skip
 
 
+def test_peaks_equal_a_plain_search_up_to_the_borders():
+    heads = frame()
+    heads[0].hm[:] = np.random.default_rng(0).integers(1, 9, heads[0].hm.shape) / 2
+    expected = 0
+    for label, row, column in np.ndindex(heads[0].hm.shape):
+        window = heads[0].hm[label, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        expected += heads[0].hm[label, row, column] == window.max()
+    assert len(candidates(heads, ruled(peak_kernel=3))) == expected
+
+
 def test_top_k_counts_class_and_cell_or_cells_only():
     heads = frame()
     heads[0].hm[:, 0, 0] = (3.0, 2.9)
