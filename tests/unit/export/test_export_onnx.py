@@ -16,10 +16,12 @@ from kd3d.detectors.torch_pipeline import TorchPipeline
 from kd3d.errors import GateError, GraphError, OutputError, UsageError
 from kd3d.export import graph as graph_module
 from kd3d.export.onnx import check_parity, export_onnx
+from kd3d.export.parity import compare
 from kd3d.export.parity_match import Tolerance
 from kd3d.export.probes import probe_frames
 from kd3d.runtime.frames import write_frames
 from kd3d.runtime.pipeline import load_pipeline
+from kd3d.runtime.points import NUSCENES_COLUMNS, read_points
 from kd3d.spec import PillarEncoderSpec
 
 TINY = preset("world-centerpoint-pillar-tiny")
@@ -106,6 +108,7 @@ sys.modules.update(dict.fromkeys(["torch", "onnx", "nuscenes", "safetensors"]))
 import numpy as np
 from kd3d.runtime.frames import read_frames
 from kd3d.runtime.pipeline import load_pipeline
+from kd3d.runtime.points import NUSCENES_COLUMNS, read_points
 frame = read_frames({str(tmp_path / "frames")!r})[3]
 for source in ({str(folder)!r}, {str(folder / "model.onnx")!r}):
     with load_pipeline(source) as pipeline:
@@ -154,3 +157,15 @@ def test_senseless_requests_are_refused_before_any_work(model, tmp_path):
     with pytest.raises(OutputError, match="holds something else than an export"):
         export_onnx(model, tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_parity_holds_on_a_real_nuscenes_frame(exported, model, shared_data):
+    files = sorted((shared_data / "nuscenes_keyframe").rglob("*.bin"))
+    assert files, "the real key frame is missing"
+    points = read_points(files[0], NUSCENES_COLUMNS)
+    frame = replace(probe_frames(TINY)[0], token="real", points=points, features=NUSCENES_COLUMNS)
+    with load_pipeline(exported[0]) as candidate:
+        report = compare(TorchPipeline(model), candidate, [frame])
+    assert report.passed, report.failures
+    assert report.boxes > 50
+    assert report.worst["center_m"] < 1e-3
