@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from kd3d.compress.distill.context import SignalContext, class_heatmap
 from kd3d.compress.distill.features import FeatureImitation, TapPair, TapPlace, cross_scale, match_taps
@@ -227,7 +227,7 @@ def test_box_regression_counts_every_code_at_the_objects_and_divides_by_objects(
     student, teacher = same(output(SPEC)), output(SPEC)
     with torch.no_grad():
         for tensor in student.heads[0][1:]:
-            tensor += 0.5
+            tensor.add_(0.5)
     term = CenterRegression()(SignalContext(student, teacher, SPEC, SPEC, FRAMES))
     assert term.mass.item() == 5
     assert total([term])[0].item() == pytest.approx(0.2 * 10 * 0.5, rel=1e-5)
@@ -260,7 +260,7 @@ def test_sampling_by_metres_equals_interpolation_where_the_ranges_agree(cell):
     have, want = grid(1.0, 8.0), grid(cell, 8.0)
     maps = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     moved = BevGrid(0, 0, 0, 8, 8 + cell, 1, cell)  # one row more: no longer the same range
-    expected = F.interpolate(maps, size=(want.ny, want.nx), mode="bilinear", align_corners=False)
+    expected = functional.interpolate(maps, size=(want.ny, want.nx), mode="bilinear", align_corners=False)
     torch.testing.assert_close(resample(maps, have, want), expected)
     torch.testing.assert_close(resample(maps, have, moved)[:, :, :-1], expected, atol=1e-5, rtol=1e-5)
     assert inside(have, moved)[:-1].all()
@@ -317,7 +317,7 @@ def test_a_teacher_of_half_the_cell_meets_the_next_finer_student_level():
 
 
 def test_maps_of_far_scales_are_refused():
-    with pytest.raises(UsageError, match="no feature maps of student .* are of similar scale"):
+    with pytest.raises(UsageError, match=r"no feature maps of student .* are of similar scale"):
         match_taps(make_spec(8.0, size=32.0), make_spec(1.0, size=32.0))
 
 
@@ -340,7 +340,7 @@ def test_an_adapter_is_made_only_where_channels_differ():
 
 def test_a_pair_of_other_models_is_refused():
     pair = TapPair(TapPlace("neck", 99, 1.0), TapPlace("neck", 8, 1.0))
-    with pytest.raises(UsageError, match="the student has no map TapPlace.*99"):
+    with pytest.raises(UsageError, match=r"the student has no map TapPlace.*99"):
         FeatureImitation(pair).check(SPEC, SPEC)
 
 

@@ -1,7 +1,8 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -265,12 +266,12 @@ def test_a_rule_of_the_users_own_is_a_callable():
 
 def test_an_unknown_rule_lists_the_known_ones():
     spec = make_spec()
-    with pytest.raises(UsageError, match="no inheritance rule 'taylor'. Use one of first, l1"):
+    with pytest.raises(UsageError, match=r"no inheritance rule 'taylor'. Use one of first, l1"):
         plan(spec, spec, "taylor", network(spec, 0).state_dict())
 
 
 def test_weights_of_another_network_are_refused():
-    with pytest.raises(CheckpointError, match="the teacher's weights lack .*backbone.levels.0.1.conv"):
+    with pytest.raises(CheckpointError, match=r"the teacher's weights lack .*backbone.levels.0.1.conv"):
         plan(make_spec(), make_spec(), "first", network(make_spec(depths=(0, 2, 1)), 0).state_dict())
 
 

@@ -33,7 +33,7 @@ def test_budgets_as_they_are_written(text, value, relative):
 
 @pytest.mark.parametrize("text", ["", "G", "25 percent", "-3M", "1e", "85GB", "nan", "inf", "1,5G", "%"])
 def test_nonsense_is_not_a_budget(text):
-    with pytest.raises(UsageError, match="is not understood. Write a share"):
+    with pytest.raises(UsageError, match=r"is not understood. Write a share"):
         parse_budget(text)
 
 
@@ -152,7 +152,7 @@ def test_a_cell_that_does_not_tile_the_range_is_left_out_or_refused():
     small = preset("world-centerpoint-pillar-tiny")
     factors = {choice.cell for choice in Space(cell=(1.0, 2.0, 3.3)).choices(small)}
     assert factors == {1.0, 2.0}
-    with pytest.raises(UsageError, match="cells of 3.3 x 1.6 m cannot tile the range"):
+    with pytest.raises(UsageError, match=r"cells of 3.3 x 1.6 m cannot tile the range"):
         scaled(small, Choice(cell=3.3))
 
 

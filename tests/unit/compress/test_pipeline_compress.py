@@ -1,0 +1,171 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kd3d.compress import distilling
+from kd3d.compress import pipeline as verbs
+from kd3d.compress.data import CompressData, predictor
+from kd3d.compress.pipeline import CompressSettings, DistillSettings, Recipe, compress, distill
+from kd3d.compress.search.budget import Budgets
+from kd3d.compress.search.space import Choice, Space, scaled
+from kd3d.datasets.sample import Sample
+from kd3d.detectors.build import build
+from kd3d.detectors.checkpoint import Model, load_model
+from kd3d.detectors.presets import preset
+from kd3d.errors import BudgetError, UsageError
+from kd3d.geometry.boxes import Boxes3D
+from kd3d.training.settings import TrainSettings
+
+SPEC = preset("world-centerpoint-pillar-tiny")
+SPACE = Space(encoder=(1.0,), backbone=(0.5, 1.0), neck=(0.5, 1.0), head=(0.5,), cell=(1.0, 2.0))
+
+
+class Frames:
+    """Boxes as clouds of points, in memory."""
+
+    classes = SPEC.head.classes
+    kind, split = "nuscenes", "train"
+
+    def __init__(self, count=6):
+        self.count = count
+        self.tokens = [f"t{index}" for index in range(count)]
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        array = np.concatenate([rng.uniform(-40, 40, (5, 2)), np.tile([0, 4, 2, 1.5, 0.3, 1, 0], (5, 1))], 1)
+        near = np.repeat(array[:, :2], 40, 0) + rng.normal(0, 0.7, (200, 2))
+        points = np.concatenate([near, rng.uniform(-1, 1, (200, 3))], 1).astype(np.float32)
+        boxes = Boxes3D(array, rng.integers(0, 3, 5))
+        return Sample(self.tokens[index], points, ("x", "y", "z", "intensity", "time_lag"), boxes, self.classes)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    torch.manual_seed(77)
+    return Model(SPEC, build(SPEC).eval(), {})
+
+
+TRAIN = TrainSettings(steps=3, batch_size=2, precision="fp32", workers=0, checkpoint_every=1)
+
+
+def fake_score(module, dataset, out, progress=None):
+    """Prefers larger cells; runs the network so that a broken one fails."""
+    boxes = predictor(module)(dataset[0])
+    return {"mAP": module.spec.grid.cell_m / 10, "NDS": 0.5, "boxes": len(boxes)}
+
+
+def test_distil_makes_a_plain_student_and_a_control_and_resumes_without_work(teacher, tmp_path, monkeypatch):
+    student = scaled(SPEC, Choice(backbone=0.5, cell=2.0))
+    settings = DistillSettings(TRAIN, Recipe(features=1.0), control=True)
+    monkeypatch.setattr(distilling, "score", fake_score)
+    before = {name: tensor.clone() for name, tensor in teacher.module.state_dict().items()}
+    stages = []
+    data = CompressData(Frames(), Frames(2))
+    result = distill(teacher, student, data, settings=settings, run=tmp_path, progress=lambda u: stages.append(u.stage))
+    assert set(stages) == {"distil", "control"}
+    assert result.student.spec == student
+    assert set(load_model(result.model).module.state_dict()) == set(build(student).state_dict())
+    assert result.metrics["mAP"] == result.control["mAP"] == 0.32
+    assert result.inheritance["inherited"] > 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.module.state_dict().items())
+    terms = [json.loads(line) for line in (tmp_path / "distil" / "metrics.jsonl").read_text().splitlines()]
+    text = json.dumps(terms)
+    assert "kd.logits" in text
+    assert "kd.features.neck" in text
+    assert "kd.boxes" not in text  # the output grids differ
+    assert "kd." not in (tmp_path / "control" / "metrics.jsonl").read_text()
+
+    def no_training(*arguments, **named):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(distilling, "train", no_training)
+    again = distill(teacher, student, data, settings=settings, run=tmp_path)
+    assert again.metrics == result.metrics
+    with pytest.raises(UsageError, match=r"holds a run with another settings. Repeat that run's settings"):
+        distill(teacher, student, data, settings=replace(settings, inherit=None), run=tmp_path)
+
+
+def test_the_student_begins_with_the_teachers_weights_and_the_control_does_not(teacher, tmp_path, monkeypatch):
+    seen = {}
+
+    def spy(module, dataset, *, run, **named):
+        seen[run.name] = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distilling, "train", spy)
+    for place, rule in (("a", "first"), ("b", None)):
+        with pytest.raises(KeyboardInterrupt):
+            distill(
+                teacher,
+                SPEC,
+                CompressData(Frames()),
+                settings=DistillSettings(TRAIN, inherit=rule),
+                run=tmp_path / place,
+            )
+        equal = [
+            torch.equal(seen["distil"][name], tensor)
+            for name, tensor in teacher.module.state_dict().items()
+            if name.endswith("conv.weight")
+        ]
+        assert all(equal) if rule else not any(equal)
+
+
+def test_compress_chooses_the_best_candidate_and_records_everything(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(distilling, "score", fake_score)
+    monkeypatch.setattr(verbs, "score", fake_score)
+    settings = CompressSettings(DistillSettings(TRAIN), SPACE, candidates=2, short_steps=2, stats_frames=3)
+    data = CompressData(Frames(), Frames(2))
+    budgets = Budgets.parse(flops="60%")
+    result = compress(teacher, data, budgets=budgets, settings=settings, run=tmp_path)
+    assert result.student.spec.grid.cell_m == 3.2  # what the score prefers
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written == result.metrics
+    assert written["student"]["macs"] <= 0.6 * written["teacher"]["macs"] == written["budget"]["flops"]["limit"]
+    assert written["student"]["mAP"] == 0.32
+    rows = [json.loads(line) for line in (tmp_path / "candidates.jsonl").read_text().splitlines()]
+    assert len(rows) == len(result.candidates)
+    assert sorted(row["score"] for row in rows if row["score"] is not None) == [0.16, 0.32]
+    meta = load_model(tmp_path / "student").meta
+    assert meta["parent"] == SPEC.name
+    assert meta["pillar_stats"]["pillars"] > 0
+    monkeypatch.setattr(distilling, "train", None)
+    assert compress(teacher, data, budgets=budgets, settings=settings, run=tmp_path).metrics == written
+
+
+def test_one_candidate_needs_no_validation_and_several_do(teacher, tmp_path):
+    data, budgets = CompressData(Frames()), Budgets.parse(params="60%")
+    with pytest.raises(UsageError, match="3 candidates can be compared only on validation frames"):
+        compress(
+            teacher, data, budgets=budgets, settings=CompressSettings(DistillSettings(TRAIN), SPACE), run=tmp_path / "a"
+        )
+    settings = CompressSettings(DistillSettings(TRAIN), SPACE, candidates=1)
+    result = compress(teacher, data, budgets=budgets, settings=settings, run=tmp_path / "b")
+    assert result.student.spec == result.candidates[0].spec
+
+
+def test_an_impossible_budget_leaves_no_run_behind(teacher, tmp_path):
+    settings = CompressSettings(DistillSettings(TRAIN), SPACE, candidates=1)
+    with pytest.raises(BudgetError, match="no student meets the budget"):
+        compress(
+            teacher, CompressData(Frames()), budgets=Budgets.parse(flops="1K"), settings=settings, run=tmp_path / "x"
+        )
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "text"), [({"logits": -1.0}, "logits weight must be 0 or more"), ({"mask": "sobel"}, "no mask 'sobel'")]
+)
+def test_recipes_refuse_nonsense(values, text):
+    with pytest.raises(UsageError, match=text):
+        Recipe(**values)
+
+
+def test_settings_refuse_nonsense():
+    with pytest.raises(UsageError, match="short_steps must be at least 1, not 0"):
+        CompressSettings(DistillSettings(TRAIN), short_steps=0)
