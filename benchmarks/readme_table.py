@@ -28,7 +28,9 @@ def main() -> None:
     after = between(before, "results", results(ROOT / "benchmarks" / "results"))
     after = between(after, "picture", picture(ROOT))
     if arguments.check:
-        raise SystemExit(0 if after == before else "README.md is not what benchmarks/results says. Run benchmarks/readme_table.py")
+        raise SystemExit(
+            0 if after == before else "README.md is not what benchmarks/results says. Run benchmarks/readme_table.py"
+        )
     if after != before:
         write_text(readme, after)
     print(json.dumps({"changed": after != before}))

@@ -16,7 +16,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("names", nargs="*")
     wanted = parser.parse_args().names
-    suites = [path for path in sorted(HERE.glob("bench_*.py")) if not wanted or any(word in path.name for word in wanted)]
+    suites = [
+        path for path in sorted(HERE.glob("bench_*.py")) if not wanted or any(word in path.name for word in wanted)
+    ]
     failed = []
     for path in suites:
         began = time.monotonic()

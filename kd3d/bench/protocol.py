@@ -94,7 +94,9 @@ def measure(
     if not pipelines or not frames:
         raise UsageError(f"there is nothing to time: {len(pipelines)} model(s), {len(frames)} frame(s).")
     if iterations < 1 or warmup < 0 or block < 1:
-        raise UsageError(f"iterations ({iterations}) and block ({block}) must be at least 1, and warmup ({warmup}) 0 or more.")
+        raise UsageError(
+            f"iterations ({iterations}) and block ({block}) must be at least 1, and warmup ({warmup}) 0 or more."
+        )
     for pipeline in pipelines.values():
         for index in range(warmup):
             time_frame(pipeline, frames[index % len(frames)], index=index, clock_ns=clock_ns)
@@ -106,7 +108,8 @@ def measure(
         for name in order:
             began = clock_ns()
             timed = [
-                time_frame(pipelines[name], frames[at % len(frames)], index=at % len(frames), clock_ns=clock_ns) for at in span
+                time_frame(pipelines[name], frames[at % len(frames)], index=at % len(frames), clock_ns=clock_ns)
+                for at in span
             ]
             results[name].wall_ns += clock_ns() - began
             results[name].frames.extend(timed)

@@ -15,7 +15,9 @@ from kd3d.runs.atomic import write_json, write_text
 SCHEMA = "kd3d.bench/1"
 DRIFT_LIMIT = 0.02
 FEW_FRAMES = 200
-SYNTHETIC = "The frames are synthetic random points, not sensor data: these latencies do not predict those on real frames."
+SYNTHETIC = (
+    "The frames are synthetic random points, not sensor data: these latencies do not predict those on real frames."
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def make_report(
         "frames": dict(frames),
         "models": entries,
         "comparison": [
-            {"baseline": times[0].name, "model": other.name, **speedup(times[0].e2e_ms, other.e2e_ms)} for other in times[1:]
+            {"baseline": times[0].name, "model": other.name, **speedup(times[0].e2e_ms, other.e2e_ms)}
+            for other in times[1:]
         ],
         "warnings": warnings,
     }
@@ -100,7 +103,9 @@ def _warnings(times: ModelTimes) -> list[str]:
             "let the machine settle, close other programs, or raise --warmup."
         )
     if len(times.frames) < FEW_FRAMES:
-        found.append(f"{times.name}: {len(times.frames)} timed frames are few for a p99; use --iterations {FEW_FRAMES} or more.")
+        found.append(
+            f"{times.name}: {len(times.frames)} timed frames are few for a p99; use --iterations {FEW_FRAMES} or more."
+        )
     return found
 
 

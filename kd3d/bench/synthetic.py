@@ -43,5 +43,7 @@ def synthetic_frames(spec: DetectorSpec, *, count: int, points: int, seed: int =
             "intensity": rng.uniform(0, 1, points),
         }
         stack = [columns.get(name, np.zeros(points)) for name in spec.points.features]
-        frames.append(SyntheticFrame(f"synthetic-{index:06d}", np.stack(stack, 1).astype(np.float32), spec.points.features))
+        frames.append(
+            SyntheticFrame(f"synthetic-{index:06d}", np.stack(stack, 1).astype(np.float32), spec.points.features)
+        )
     return frames

@@ -14,8 +14,12 @@ from kd3d.errors import UsageError
 
 
 def bench(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=".onnx, export folders, model folders or presets.")],
-    frames: Annotated[Path | None, typer.Option("--frames", help="Portable frames (kd3d data frames), or one point file.")] = None,
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help=".onnx, export folders, model folders or presets.")
+    ],
+    frames: Annotated[
+        Path | None, typer.Option("--frames", help="Portable frames (kd3d data frames), or one point file.")
+    ] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Time on random points; the report says so.")] = False,
     iterations: Annotated[int, typer.Option("--iterations", min=1, help="Timed frames per model.")] = 200,
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Untimed frames per model.")] = 10,
@@ -23,7 +27,9 @@ def bench(
     columns: Annotated[str | None, typer.Option("--columns", help="Columns, where --frames is a .bin.")] = None,
     device: Device = "cpu",
     threads: Threads = 0,
-    out: Annotated[Path | None, typer.Option("--out", "--work-dir", help="Write bench.json and frames.jsonl here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--work-dir", help="Write bench.json and frames.jsonl here.")
+    ] = None,
     json_line: Json = False,
 ) -> None:
     """Latency and throughput over real frames, end to end and by stage; several models take turns on the same frames."""
@@ -61,7 +67,9 @@ def _open(models: list[str], device: str, threads: int) -> tuple[dict[str, Any],
     for text in models:
         name = text if text not in pipelines else f"{text} #{len(pipelines) + 1}"
         found = find_model(text)
-        pipelines[name], described[name] = _onnx(found, device, threads) if found.kind in ("onnx", "export") else _torch(found, device, threads)
+        pipelines[name], described[name] = (
+            _onnx(found, device, threads) if found.kind in ("onnx", "export") else _torch(found, device, threads)
+        )
     return pipelines, described
 
 
@@ -70,7 +78,12 @@ def _onnx(found: Found, device: str, threads: int) -> tuple[Any, dict[str, Any]]
 
     pipeline = onnx_pipeline(found, provider=device, threads=threads)
     assert found.path is not None
-    return pipeline, {"runtime": "onnxruntime", "device": device, "threads": threads or None, "size_mb": file_size_mb(found.path)}
+    return pipeline, {
+        "runtime": "onnxruntime",
+        "device": device,
+        "threads": threads or None,
+        "size_mb": file_size_mb(found.path),
+    }
 
 
 def _torch(found: Found, device: str, threads: int) -> tuple[Any, dict[str, Any]]:

@@ -14,7 +14,9 @@ from kd3d.cli.options import Data, Json, Out, Split
 def frames(
     data: Data,
     out: Out,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Frames to write, spread evenly over the split.")] = 50,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, help="Frames to write, spread evenly over the split.")
+    ] = 50,
     split: Split = "val",
     sweeps: Annotated[int, typer.Option("--sweeps", min=0, help="Past sweeps added to each key frame.")] = 0,
     json_line: Json = False,

@@ -16,7 +16,9 @@ def synth(
     seed: Seed = 0,
     version: Annotated[str, typer.Option("--version", help="v1.0-mini or v1.0-trainval.")] = "v1.0-mini",
     samples: Annotated[int, typer.Option("--samples", min=2, help="Key frames per scene, at 2 Hz.")] = 20,
-    cameras: Annotated[bool, typer.Option("--cameras/--no-cameras", help="Whether to draw the six camera pictures.")] = True,
+    cameras: Annotated[
+        bool, typer.Option("--cameras/--no-cameras", help="Whether to draw the six camera pictures.")
+    ] = True,
     split: Annotated[str, typer.Option("--split", help="Scene names of train, val, or both.")] = "both",
     workers: Workers = 2,
     force: Force = False,
@@ -33,10 +35,17 @@ def synth(
             version=version,
             samples_per_scene=samples,
             cameras=cameras,
-            workers=workers,
+            workers=max(workers, 1),
             split=split,
             progress=step,
+            force=force,
         )
     say(f"{made.root}: {made.version}, {made.scenes} scenes, {made.samples} key frames, {made.boxes} boxes")
-    result = {"root": str(made.root), "version": made.version, "scenes": made.scenes, "samples": made.samples, "boxes": made.boxes}
+    result = {
+        "root": str(made.root),
+        "version": made.version,
+        "scenes": made.scenes,
+        "samples": made.samples,
+        "boxes": made.boxes,
+    }
     emit(result, as_json=json_line)

@@ -16,9 +16,15 @@ from kd3d.errors import UsageError
 
 def evaluate(
     data: Data,
-    model: Annotated[str | None, typer.Option("--model", help="Model folder, run folder, .onnx file, or export folder.")] = None,
-    results: Annotated[Path | None, typer.Option("--results", help="Score this official results file instead of a model.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "--work-dir", help="Keep the results file and metrics here.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model folder, run folder, .onnx file, or export folder.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Score this official results file instead of a model.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--work-dir", help="Keep the results file and metrics here.")
+    ] = None,
     split: Split = "val",
     device: Device = "auto",
     json_line: Json = False,
@@ -28,7 +34,11 @@ def evaluate(
         raise UsageError("give either --model or --results.")
     with tempfile.TemporaryDirectory(prefix="kd3d-eval-") as scratch:
         folder = out or Path(scratch)
-        metrics = _score_file(results, data, split, folder) if results else _score_model(str(model), data, split, folder, device)
+        metrics = (
+            _score_file(results, data, split, folder)
+            if results
+            else _score_model(str(model), data, split, folder, device)
+        )
     _print(metrics)
     emit({**metrics.to_json(), **({"out": str(out)} if out else {})}, as_json=json_line)
 

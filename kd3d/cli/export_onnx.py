@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from kd3d.cli.console import emit, note, say
+from kd3d.cli.console import emit, say
 from kd3d.cli.models import load_model
-from kd3d.cli.options import Force, Json, Out
+from kd3d.cli.options import Json, Out
 
 
 def onnx(
@@ -17,39 +17,30 @@ def onnx(
     out: Out,
     frames: Annotated[Path | None, typer.Option("--frames", help="Portable frames for the parity check.")] = None,
     parity_frames: Annotated[int, typer.Option("--parity-frames", min=1, help="Frames compared.")] = 8,
-    force: Force = False,
+    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 20.")] = 20,
+    pillars: Annotated[
+        int | None, typer.Option("--pillars", min=2, help="A fixed number of pillars; free if not given.")
+    ] = None,
     json_line: Json = False,
 ) -> None:
     """Export to ONNX, after every gate: checker, portable operators, and boxes equal to torch's."""
     from kd3d.export.onnx import export_onnx
 
     loaded = load_model(model, presets=True)
-    _free(out, force)
-    result = export_onnx(loaded, out, frames=_parity_frames(frames, loaded, parity_frames))
-    say(f"{result.artifact}: {result.precision}, parity {_short(result.parity)}")
-    emit({"artifact": str(result.artifact), "precision": result.precision, "parity": result.parity}, as_json=json_line)
+    result = export_onnx(loaded, out, frames=_parity_frames(frames, parity_frames), opset=opset, pillars=pillars)
+    parity = result.parity
+    say(
+        f"{result.artifact}: {result.precision}, {parity.matched} of {parity.boxes} boxes on {parity.frames} frames as in torch"
+    )
+    emit(result.to_json(), as_json=json_line)
 
 
-def _free(out: Path, force: bool) -> None:
-    from kd3d.errors import OutputError
-
-    if out.exists() and any(out.iterdir()) and not force:
-        raise OutputError(f"{out}: the folder is not empty. Choose another, or add --force.")
-
-
-def _parity_frames(folder: Path | None, loaded: Any, count: int) -> list[Any]:
-    from kd3d.cli.data_frames import spread
-
+def _parity_frames(folder: Path | None, count: int) -> list[Any]:
+    """Recorded frames for the parity gate; it always uses generated ones as well."""
     if folder is None:
-        from kd3d.bench.synthetic import synthetic_frames
-
-        note("parity is checked on synthetic points; give --frames for recorded ones.")
-        return list(synthetic_frames(loaded.spec, count=count, points=20000))
+        return []
+    from kd3d.cli.data_frames import spread
     from kd3d.runtime.frames import read_frames
 
     found = read_frames(folder)
     return [found[index] for index in spread(len(found), count)]
-
-
-def _short(parity: Any) -> str:
-    return ", ".join(f"{name} {value}" for name, value in dict(parity).items() if isinstance(value, (int, float)))

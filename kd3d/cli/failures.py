@@ -14,10 +14,16 @@ def as_failure(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Kd3dError):
         return error.exit_code, _one_line(str(error))
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted. Nothing half-written was left; run the command again, with --resume where it has one."
+        return (
+            INTERRUPTED,
+            "interrupted. Nothing half-written was left; run the command again, with --resume where it has one.",
+        )
     if _disk_full(error):
         name = getattr(error, "filename", None)
-        return OutputError.exit_code, f"{f'{name}: ' if name else ''}the disk is full. Free some space or choose another folder."
+        return (
+            OutputError.exit_code,
+            f"{f'{name}: ' if name else ''}the disk is full. Free some space or choose another folder.",
+        )
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return 1, "out of memory. Use a smaller --batch-size, fewer --workers, or a coarser grid."
     return 1, f"{type(error).__name__}: {_one_line(str(error))} (unexpected; add --debug to see where)"

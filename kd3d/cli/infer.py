@@ -15,9 +15,13 @@ from kd3d.cli.options import Device, Json
 def infer(
     model: Annotated[str, typer.Option("--model", help="Model folder, run folder, .onnx file, or export folder.")],
     points: Annotated[Path, typer.Option("--points", help=".bin, .npy or .npz of one frame.")],
-    columns: Annotated[str | None, typer.Option("--columns", help="Columns of a .bin, such as x,y,z,intensity,ring.")] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", help="Columns of a .bin, such as x,y,z,intensity,ring.")
+    ] = None,
     raw: Annotated[Path | None, typer.Option("--raw", help="Also write the head maps to this .npz.")] = None,
-    score: Annotated[float | None, typer.Option("--score", min=0, max=1, help="Show only boxes above this score.")] = None,
+    score: Annotated[
+        float | None, typer.Option("--score", min=0, max=1, help="Show only boxes above this score.")
+    ] = None,
     device: Device = "auto",
     json_line: Json = False,
 ) -> None:
@@ -29,7 +33,7 @@ def infer(
     pipeline.spec = spec
     maps = pipeline.network(pipeline.pre(frame))
     if raw is not None:
-        _write_raw(pipeline, maps, raw)
+        _write_raw(maps, raw)
     boxes = as_rows(pipeline.nms(pipeline.decode(maps)), spec.head.classes, score or 0.0)
     for row in boxes:
         x, y, z = row["center_m"]
@@ -64,10 +68,10 @@ def _pipeline(model: str, device: str) -> Any:
     return torch_pipeline(load_model(model), device=device)
 
 
-def _write_raw(pipeline: Any, maps: Any, path: Path) -> None:
+def _write_raw(maps: Any, path: Path) -> None:
     import numpy as np
 
     from kd3d.runs.atomic import atomic_file
 
     with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **pipeline.named_maps(maps))
+        np.savez_compressed(file, **{name: np.asarray(value)[0] for name, value in maps.items()})

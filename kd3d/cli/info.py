@@ -14,7 +14,9 @@ from kd3d.cli.options import Json
 
 def info(
     model: Annotated[str, typer.Argument(help="Model folder, run folder, or preset name.")],
-    data: Annotated[Path | None, typer.Option("--data", "--data-root", help="Measure pillars per frame on this data.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", "--data-root", help="Measure pillars per frame on this data.")
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="Of --data.")] = "train",
     json_line: Json = False,
 ) -> None:

@@ -32,7 +32,9 @@ from kd3d.cli.failures import INTERRUPTED, as_failure, as_json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 data_app = typer.Typer(no_args_is_help=True, help="Make, check and repack data sets.", rich_markup_mode=None)
-export_app = typer.Typer(no_args_is_help=True, help="Turn a model into an artefact for the vehicle.", rich_markup_mode=None)
+export_app = typer.Typer(
+    no_args_is_help=True, help="Turn a model into an artefact for the vehicle.", rich_markup_mode=None
+)
 
 for _name, _command in {
     "demo": demo.demo,
@@ -66,8 +68,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="On an error, show the traceback (works after a command too).")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="On an error, show the traceback (works after a command too).")
+    ] = False,
 ) -> None:
     """Compress 3D object detectors until they fit the vehicle: search, inherit, distil, export, measure."""
 

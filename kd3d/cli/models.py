@@ -45,7 +45,9 @@ def find_model(text: str) -> Found:
     if path.is_dir():
         return _in_folder(text, path)
     if "/" in text or path.suffix:
-        raise UsageError(f"{text}: there is no such model. Give a model folder, a run folder, an .onnx file, or a preset name.")
+        raise UsageError(
+            f"{text}: there is no such model. Give a model folder, a run folder, an .onnx file, or a preset name."
+        )
     return Found("preset", text, None)
 
 
@@ -78,7 +80,9 @@ def _random(name: str, *, allowed: bool) -> Model:
 
     spec = preset(name)
     if not allowed:
-        raise UsageError(f"{name} is a preset, which has no trained weights. Train it first: kd3d train --preset {name}.")
+        raise UsageError(
+            f"{name} is a preset, which has no trained weights. Train it first: kd3d train --preset {name}."
+        )
     import torch
 
     torch.manual_seed(0)

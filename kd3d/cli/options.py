@@ -22,4 +22,6 @@ BudgetFlops = Annotated[
     str | None, typer.Option("--budget-flops", help="MACs of the student: 25% of the teacher's, or 85G, or 900M.")
 ]
 BudgetParams = Annotated[str | None, typer.Option("--budget-params", help="Parameters of the student: 30%, or 2M.")]
-Convention = Annotated[str, typer.Option("--flops-convention", help="What --budget-flops binds: macs, or thop (SparseKD's).")]
+Convention = Annotated[
+    str, typer.Option("--flops-convention", help="What --budget-flops binds: physical MACs, or thop (SparseKD's).")
+]

@@ -20,8 +20,7 @@ def onnx_pipeline(found: Found, *, provider: str, threads: int) -> Any:
     assert found.path is not None
     file = found.path if found.path.is_file() else found.path / "model.onnx"
     runner = OrtRunner(file, provider="cuda" if provider.startswith("cuda") else "cpu", threads=threads or None)
-    runner.__enter__()
-    return load_pipeline(found.path, runner)
+    return load_pipeline(found.path, runner).__enter__()
 
 
 def torch_pipeline(model: Model, *, device: str) -> Any:
@@ -47,11 +46,17 @@ def torch_device(name: str) -> str:
     if name != "cpu" and not name.startswith("cuda"):
         raise UsageError(f"--device must be auto, cpu, cuda or cuda:N, not {name}.")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise BackendError(f"--device {name}: torch sees no CUDA device. Use --device cpu, or install a CUDA build of torch.")
+        raise BackendError(
+            f"--device {name}: torch sees no CUDA device. Use --device cpu, or install a CUDA build of torch."
+        )
     return name
 
 
 def file_size_mb(path: Path) -> float:
     """Megabytes (10^6 bytes) of a file, or of the files in a folder that are shipped."""
-    files = [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in (".onnx", ".data", ".safetensors")]
+    files = (
+        [path]
+        if path.is_file()
+        else [file for file in path.iterdir() if file.suffix in (".onnx", ".data", ".safetensors")]
+    )
     return sum(file.stat().st_size for file in files) / 1e6

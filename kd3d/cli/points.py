@@ -23,10 +23,10 @@ def frame_from_file(path: Path, spec: DetectorSpec, *, columns: str | None = Non
         DataError: the file is missing or damaged.
         UsageError: another kind of file.
     """
+    import numpy as np
+
     from kd3d.runtime.frames import Frame
     from kd3d.runtime.points import read_points
-
-    import numpy as np
 
     if path.suffix in (".npy", ".npz"):
         names = spec.points.features

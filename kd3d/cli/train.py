@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,9 @@ from kd3d.cli.options import Data, Device, Force, Json, Out, Resume, Seed, Worke
 from kd3d.errors import UsageError
 
 Preset = Annotated[str, typer.Option("--preset", help="What to train: a preset's name (kd3d presets) or a spec.json.")]
-Epochs = Annotated[float | None, typer.Option("--epochs", min=0.0, help="Passes over the data; 20 if --steps is not given.")]
+Epochs = Annotated[
+    float | None, typer.Option("--epochs", min=0.0, help="Passes over the data; 20 if --steps is not given.")
+]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps, instead of --epochs.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Frames per step.")]
 Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate of the one-cycle schedule.")]
@@ -22,7 +24,9 @@ Precision = Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16 
 Every = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
 Validation = Annotated[int, typer.Option("--eval-every", min=0, help="Steps between validations; 0: at the end only.")]
 EvalSplit = Annotated[str, typer.Option("--eval-split", help="Frames that are scored: val, or train to test memory.")]
-Paste = Annotated[int, typer.Option("--paste", min=0, help="Fill each frame up to this many objects per class; 0: none.")]
+Paste = Annotated[
+    int, typer.Option("--paste", min=0, help="Fill each frame up to this many objects per class; 0: none.")
+]
 
 
 def train(
@@ -48,30 +52,48 @@ def train(
     json_line: Json = False,
 ) -> None:
     """Train a detector from scratch: a teacher, or a control."""
-    from kd3d.runs.folder import start_run
-    from kd3d.spec.codec import to_json
-    from kd3d.training.settings import TrainSettings
-
-    settings = TrainSettings(
+    settings = training_settings(
         steps=steps,
-        epochs=None if steps else epochs or 20.0,
+        epochs=epochs,
         batch_size=batch_size,
         lr=lr,
         seed=seed,
         workers=workers,
-        precision=precision,  # type: ignore[arg-type]  checked by the settings
+        precision=precision,
         eval_every=eval_every,
         checkpoint_every=checkpoint_every,
         ema_decay=ema_decay,
     )
-    if steps and epochs:
-        raise UsageError("give either --steps or --epochs.")
     request = {"preset": preset, "data": str(data), "paste": paste, "augment": augment, "eval_split": eval_split}
     spec = read_spec(preset)
-    start_run(out, {"command": "train", **request, **to_json(settings)}, resume=resume, force=force)
+    open_run(out, {"command": "train", **request, **settings.identity()}, resume, force)
+    from kd3d.report.table import number
+
     result = _train(spec, settings, out, request, device)
-    say(f"{result.model}: mAP {result.metrics.get('mAP', float('nan')):.4f}, NDS {result.metrics.get('NDS', float('nan')):.4f}")
+    say(
+        f"{result.model}: mAP {number(result.metrics.get('mAP'), '{:.4f}')}, NDS {number(result.metrics.get('NDS'), '{:.4f}')}"
+    )
     emit({"model": str(result.model), "steps": result.steps, **_headline(result.metrics)}, as_json=json_line)
+
+
+def training_settings(*, steps: int | None, epochs: float | None, **rest: Any) -> Any:
+    """``TrainSettings``; 20 epochs where neither steps nor epochs are given."""
+    from kd3d.training.settings import TrainSettings
+
+    if steps and epochs:
+        raise UsageError("give either --steps or --epochs.")
+    return TrainSettings(
+        steps=steps, epochs=None if steps else epochs or 20.0, **{"ema_decay": 0.99, "checkpoint_every": 200, **rest}
+    )
+
+
+def open_run(out: Path, settings: dict[str, Any], resume: bool, force: bool) -> None:
+    """Open the run folder: new or empty, or that of a stopped run."""
+    import json
+
+    from kd3d.runs.folder import start_run
+
+    start_run(out, json.loads(json.dumps(settings)), resume=resume, force=force)
 
 
 def read_spec(text: str) -> Any:
@@ -127,16 +149,19 @@ def augmentation(kind: str, paste: tuple[tuple[str, int], ...]) -> Any:
 
 def validator(dataset: Any, out: Path) -> Callable[[Any, int], dict[str, float]]:
     """A function that scores a network on ``dataset`` and keeps the metrics in the run."""
+    from kd3d.datasets.frames import to_frame
     from kd3d.detectors.checkpoint import Model
     from kd3d.detectors.torch_pipeline import TorchPipeline
-    from kd3d.datasets.frames import to_frame
     from kd3d.evaluation.evaluate import evaluate
     from kd3d.runs.atomic import write_json
 
     def validate(module: Any, step: int) -> dict[str, float]:
         pipeline = TorchPipeline(Model(module.spec, module, {}), device=str(next(module.parameters()).device))
         metrics = evaluate(
-            lambda sample: pipeline(to_frame(sample)), dataset, classes=module.spec.head.classes, out_dir=out / "evaluation"
+            lambda sample: pipeline(to_frame(sample)),
+            dataset,
+            classes=module.spec.head.classes,
+            out_dir=out / "evaluation",
         )
         found = metrics.to_json()
         write_json(out / "metrics.json", {"step": step, **found})
@@ -154,7 +179,10 @@ def training_progress(label: str) -> Iterator[Callable[[Any], None]]:
         def update(news: Any) -> None:
             step(news.step, news.steps)
             if news.metrics:
-                progress.line(f"step {news.step}: loss {news.loss:.4f}, " + ", ".join(f"{k} {v:.4f}" for k, v in news.metrics.items()))
+                progress.line(
+                    f"step {news.step}: loss {news.loss:.4f}, "
+                    + ", ".join(f"{k} {v:.4f}" for k, v in news.metrics.items())
+                )
 
         yield update
 

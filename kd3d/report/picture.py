@@ -57,7 +57,9 @@ def draw(
     figure = Figure(figsize=(7.2 * len(predictions), 7.8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = np.atleast_1d(figure.subplots(1, len(predictions)))
-    for panel, colour, (name, boxes) in zip(panels, _repeat(COLOURS, len(predictions)), predictions.items(), strict=True):
+    for panel, colour, (name, boxes) in zip(
+        panels, _repeat(COLOURS, len(predictions)), predictions.items(), strict=True
+    ):
         _cloud(panel, points, reach_m)
         if truth is not None:
             _boxes(panel, truth, TRUTH, "ground truth")
@@ -74,7 +76,9 @@ def draw(
 def _cloud(panel: Any, points: Floats, reach_m: float) -> None:
     near = np.abs(points[:, :2]).max(1, initial=0) < reach_m
     shown = points[near]
-    panel.scatter(shown[:, 0], shown[:, 1], s=0.25, c=np.clip(shown[:, 2], -2.5, 3), cmap="Greys_r", vmin=-4, vmax=4, linewidths=0)
+    panel.scatter(
+        shown[:, 0], shown[:, 1], s=0.25, c=np.clip(shown[:, 2], -2.5, 3), cmap="Greys_r", vmin=-4, vmax=4, linewidths=0
+    )
     panel.set_xlim(-reach_m, reach_m)
     panel.set_ylim(-reach_m, reach_m)
     panel.set_aspect("equal")

@@ -108,7 +108,11 @@ def students_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """Search candidates, best first."""
     table = Table(title, ("student", "score", "MACs", "parameters"))
     for row in rows:
-        cells = (number(row.get("score"), "{:.4f}"), number(row.get("macs"), "{:.3f} G", 1e-9), number(row.get("params"), "{:,.0f}"))
+        cells = (
+            number(row.get("score"), "{:.4f}"),
+            number(row.get("macs"), "{:.3f} G", 1e-9),
+            number(row.get("params"), "{:,.0f}"),
+        )
         table.rows.append((str(row.get("name", DASH)), *cells))
     return table
 

@@ -81,9 +81,13 @@ def _gpu() -> Check:
 
 
 def _cores() -> Check:
-    return Check("processor", True, True, f"{environment.machine()['cpu']}, {environment.usable_cores()} usable core(s)")
+    return Check(
+        "processor", True, True, f"{environment.machine()['cpu']}, {environment.usable_cores()} usable core(s)"
+    )
 
 
 def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    return Check("free disk here", free > 2, True, f"{free:.1f} GiB", "" if free > 2 else "free at least 2 GiB for `kd3d demo`")
+    return Check(
+        "free disk here", free > 2, True, f"{free:.1f} GiB", "" if free > 2 else "free at least 2 GiB for `kd3d demo`"
+    )

@@ -12,7 +12,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "numba", "nuscenes-devkit", "tensorrt", "spconv")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "numba",
+    "nuscenes-devkit",
+    "tensorrt",
+    "spconv",
+)
 
 
 def record() -> dict[str, Any]:
@@ -29,7 +39,9 @@ def record() -> dict[str, Any]:
         "machine": machine(),
         "packages": packages(),
         "thread_variables": {
-            name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS") if name in os.environ
+            name: os.environ[name]
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+            if name in os.environ
         },
     }
 

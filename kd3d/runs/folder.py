@@ -72,4 +72,6 @@ def _same_settings(run: RunFolder, settings: Mapping[str, Any]) -> None:
     differing = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
     if differing:
         pairs = ", ".join(f"{name}: {before.get(name)!r} then, {settings.get(name)!r} now" for name in differing)
-        raise UsageError(f"{run.path} was started with other settings ({pairs}). Resume with the same ones, or start a new run.")
+        raise UsageError(
+            f"{run.path} was started with other settings ({pairs}). Resume with the same ones, or start a new run."
+        )

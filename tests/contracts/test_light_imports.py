@@ -22,14 +22,18 @@ sys.meta_path.insert(0, Absent())
 """
 
 
-@pytest.mark.parametrize("module", ["kd3d", "kd3d.cli.main", "kd3d.runtime", "kd3d.bench", "kd3d.spec", "kd3d.geometry", "kd3d.runs"])
+@pytest.mark.parametrize(
+    "module", ["kd3d", "kd3d.cli.main", "kd3d.runtime", "kd3d.bench", "kd3d.spec", "kd3d.geometry", "kd3d.runs"]
+)
 def test_importing_brings_nothing_heavy(module):
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["kd3d.runtime.pipeline", "kd3d.runtime.runners", "kd3d.runtime.decode", "kd3d.bench", "kd3d.cli.main"])
+@pytest.mark.parametrize(
+    "module", ["kd3d.runtime.pipeline", "kd3d.runtime.runners", "kd3d.runtime.decode", "kd3d.bench", "kd3d.cli.main"]
+)
 def test_the_vehicle_side_imports_without_the_training_packages(module):
     subprocess.run([sys.executable, "-c", f"{BLOCKER}\nimport {module}"], check=True)
 

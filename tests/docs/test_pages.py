@@ -37,7 +37,9 @@ def environment():
 
 def run_page(page, folder, *, slow):
     script = "set -euo pipefail\n" + "\n".join(blocks(page, slow=slow))
-    done = subprocess.run(["bash", "-x", "-c", script], cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-x", "-c", script], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{page.name} stopped with code {done.returncode}:\n{done.stderr[-3000:]}"
 
 
@@ -65,11 +67,18 @@ def test_every_option_that_a_page_names_exists(page):
 
     from kd3d.cli.main import app
 
-    known = {"--debug"} | {option for command in _commands(get_command(app)) for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
+    known = {"--debug"} | {
+        option
+        for command in _commands(get_command(app))
+        for parameter in command.params
+        for option in parameter.opts + parameter.secondary_opts
+    }
     for line in page.read_text().splitlines():
         if line.startswith("kd3d "):
             named = re.findall(r"(?<=\s)--[a-z][a-z-]*", line.split("#")[0])
-            assert not [option for option in named if option not in known and option not in ("--help", "--version")], line
+            assert not [option for option in named if option not in known and option not in ("--help", "--version")], (
+                line
+            )
 
 
 def _commands(group):

@@ -51,7 +51,9 @@ def frames(count):
 
 def test_stages_and_end_to_end_are_what_the_clock_said():
     clock = Clock()
-    (found,) = measure({"a": Model(clock, pre=2, network=10, decode=3, nms=5)}, frames(2), warmup=1, iterations=4, clock_ns=clock)
+    (found,) = measure(
+        {"a": Model(clock, pre=2, network=10, decode=3, nms=5)}, frames(2), warmup=1, iterations=4, clock_ns=clock
+    )
     assert [found.stage_ms(stage) for stage in STAGES] == [[2.0] * 4, [10.0] * 4, [3.0] * 4, [5.0] * 4]
     assert found.e2e_ms == [20.0] * 4
     assert found.fps == pytest.approx(50.0)
@@ -64,7 +66,11 @@ def test_models_take_turns_in_blocks_over_the_same_frames_and_the_order_alternat
     models = {name: Model(clock, name, log) for name in "ab"}
     measure(models, frames(3), warmup=0, iterations=5, block=2, clock_ns=clock)
     assert "".join(name for name, _ in log) == "aabb" + "bbaa" + "ab"
-    assert [token for name, token in log if name == "a"] == [token for name, token in log if name == "b"] == [0, 1, 2, 0, 1]
+    assert (
+        [token for name, token in log if name == "a"]
+        == [token for name, token in log if name == "b"]
+        == [0, 1, 2, 0, 1]
+    )
 
 
 def test_warm_up_is_not_timed():
@@ -83,7 +89,15 @@ def test_throughput_counts_the_time_between_stages_too():
 
 def test_progress_counts_blocks():
     seen = []
-    measure({"a": Model(Clock())}, frames(1), warmup=0, iterations=25, block=10, clock_ns=Clock(), progress=lambda *at: seen.append(at))
+    measure(
+        {"a": Model(Clock())},
+        frames(1),
+        warmup=0,
+        iterations=25,
+        block=10,
+        clock_ns=Clock(),
+        progress=lambda *at: seen.append(at),
+    )
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -147,5 +161,15 @@ def test_raw_samples_and_record_are_written(tmp_path):
     found.write(tmp_path / "new" / "bench")
     lines = [json.loads(line) for line in (tmp_path / "new/bench/frames.jsonl").read_text().splitlines()]
     assert len(lines) == 7
-    assert set(lines[0]) == {"model", "frame", "pre_ms", "network_ms", "decode_ms", "nms_ms", "e2e_ms", "points", "boxes"}
+    assert set(lines[0]) == {
+        "model",
+        "frame",
+        "pre_ms",
+        "network_ms",
+        "decode_ms",
+        "nms_ms",
+        "e2e_ms",
+        "points",
+        "boxes",
+    }
     assert json.loads((tmp_path / "new/bench/bench.json").read_text())["frames_file"] == "frames.jsonl"

@@ -15,7 +15,9 @@ def test_the_record_is_json_and_names_machine_versions_and_commit():
 
 def test_the_commit_is_gits():
     root = Path(environment.__file__).resolve().parents[2]
-    head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    head = subprocess.run(
+        ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     assert (environment.commit() or "").removesuffix("-dirty") == head
 
 

@@ -1,0 +1,88 @@
+"""``kd3d compress``"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kd3d.cli import teaching
+from kd3d.cli.console import emit, say
+from kd3d.cli.models import load_model
+from kd3d.cli.options import (
+    BudgetFlops,
+    BudgetParams,
+    Convention,
+    Data,
+    Device,
+    Force,
+    Json,
+    Out,
+    Resume,
+    Seed,
+    Teacher,
+    Workers,
+)
+from kd3d.cli.train import Batch, Epochs, Precision, Rate, Steps, open_run, training_settings
+
+
+def compress(
+    teacher: Teacher,
+    data: Data,
+    out: Out,
+    budget_flops: BudgetFlops = None,
+    budget_params: BudgetParams = None,
+    flops_convention: Convention = "physical",
+    candidates: Annotated[
+        int, typer.Option("--candidates", min=1, help="Students tried shortly before one is chosen.")
+    ] = 1,
+    short_steps: Annotated[int, typer.Option("--short-steps", min=1, help="Steps of each such trial.")] = 200,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch_size: Batch = 4,
+    lr: Rate = 3e-3,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    precision: Precision = "fp32",
+    inherit: teaching.Rule = "l1",
+    logit_weight: teaching.Logits = 7.0,
+    mask: teaching.Mask = "gaussian",
+    feature_weight: teaching.Features = 0.0,
+    label_threshold: teaching.Labels = 0.6,
+    control: teaching.Control = False,
+    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random flips, rotation and scaling.")] = True,
+    device: Device = "auto",
+    resume: Resume = False,
+    force: Force = False,
+    json_line: Json = False,
+) -> None:
+    """Find a student within the budget, give it the teacher's weights, distil into it, and score both."""
+    from kd3d.cli.pipelines import torch_device
+    from kd3d.compress.pipeline import CompressSettings
+    from kd3d.compress.pipeline import compress as run_compress
+    from kd3d.compress.search.budget import Budgets
+    from kd3d.report.table import comparison, show
+
+    budgets = Budgets.parse(flops=budget_flops, params=budget_params, convention=flops_convention)  # type: ignore[arg-type]
+    model = load_model(teacher)
+    training = training_settings(
+        steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, workers=workers, precision=precision
+    )
+    recipe = {"logits": logit_weight, "mask": mask, "features": feature_weight, "label_threshold": label_threshold}
+    taught = teaching.settings(training, inherit=inherit, recipe=recipe, control=control)
+    source = teaching.frames(data, model.spec.points.sweeps, augment=augment)
+    open_run(out, {"command": "compress", "teacher": teacher, "data": str(data)}, resume, force)
+    with teaching.stages() as update:
+        result = run_compress(
+            model,
+            source,
+            budgets=budgets,
+            settings=CompressSettings(taught, candidates=candidates, short_steps=short_steps),
+            run=out,
+            device=torch_device(device),
+            progress=update,
+        )
+    found = {name: result.metrics[name] for name in ("teacher", "student")}
+    show(comparison("teacher and student", {**found, **({"control": result.metrics["control"]} if control else {})}))
+    say(f"student: {result.model}")
+    emit({**result.metrics, "model": str(result.model)}, as_json=json_line)

@@ -1,0 +1,62 @@
+"""``kd3d distill``"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kd3d.cli import teaching
+from kd3d.cli.console import emit
+from kd3d.cli.models import load_model
+from kd3d.cli.options import Data, Device, Force, Json, Out, Resume, Seed, Teacher, Workers
+from kd3d.cli.train import Batch, Epochs, Precision, Rate, Steps, open_run, read_spec, training_settings
+
+
+def distill(
+    teacher: Teacher,
+    student: Annotated[
+        str, typer.Option("--student", help="The student: a preset's name, a spec.json, or a model folder.")
+    ],
+    data: Data,
+    out: Out,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch_size: Batch = 4,
+    lr: Rate = 3e-3,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    precision: Precision = "fp32",
+    inherit: teaching.Rule = "l1",
+    logit_weight: teaching.Logits = 7.0,
+    mask: teaching.Mask = "gaussian",
+    feature_weight: teaching.Features = 0.0,
+    label_threshold: teaching.Labels = 0.6,
+    control: teaching.Control = False,
+    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random flips, rotation and scaling.")] = True,
+    device: Device = "auto",
+    resume: Resume = False,
+    force: Force = False,
+    json_line: Json = False,
+) -> None:
+    """Teach one given student: inherit the teacher's weights, distil, and score."""
+    from kd3d.cli.pipelines import torch_device
+    from kd3d.compress.distilling import distill as run_distill
+    from kd3d.report.table import comparison, show
+
+    model, spec = load_model(teacher), read_spec(student)
+    training = training_settings(
+        steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, workers=workers, precision=precision
+    )
+    recipe = {"logits": logit_weight, "mask": mask, "features": feature_weight, "label_threshold": label_threshold}
+    settings = teaching.settings(training, inherit=inherit, recipe=recipe, control=control)
+    source = teaching.frames(data, max(spec.points.sweeps, model.spec.points.sweeps), augment=augment)
+    open_run(out, {"command": "distill", "teacher": teacher, "student": student, "data": str(data)}, resume, force)
+    with teaching.stages() as update:
+        result = run_distill(
+            model, spec, source, settings=settings, run=out, device=torch_device(device), progress=update
+        )
+    rows = {"student": result.metrics, **({"control": result.control} if result.control else {})}
+    show(comparison(spec.name, rows))
+    found = {"model": str(result.model), "mAP": result.metrics.get("mAP"), "NDS": result.metrics.get("NDS")}
+    emit({**found, "control": result.control}, as_json=json_line)
