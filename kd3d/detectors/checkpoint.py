@@ -89,7 +89,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = Path(path).read_bytes()
-        if content.startswith(_PICKLE_STARTS):
+        if _is_pickle(content[:9]):
             raise CheckpointError(_file_message(path))
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
@@ -140,10 +140,15 @@ def weights_hash(folder: Path) -> str:
 
 def _file_message(path: Path) -> str:
     with Path(path).open("rb") as file:
-        start = file.read(4)
-    if start.startswith(_PICKLE_STARTS):
+        start = file.read(9)
+    if _is_pickle(start):
         return f"{path}: is a pickle, which could run code, so it is not opened. Convert it with: kd3d import {path}"
     return f"{path}: is a file, not a kd3d model folder."
+
+
+def _is_pickle(start: bytes) -> bool:
+    # A safetensors file begins with eight bytes of length, which may look like a pickle's, and then its JSON header.
+    return start.startswith(_PICKLE_STARTS) and start[8:9] != b"{"
 
 
 def _refuse_foreign(folder: Path) -> None:
