@@ -56,7 +56,7 @@ class Road:
         c, s = np.cos(self.heading), np.sin(self.heading)
         sign = np.sign(radius)
         along, across = sign * (c * dx + s * dy), -sign * (c * dy - s * dx)
-        return np.arctan2(along, across) * abs(radius), radius - sign * np.hypot(dx, dy)
+        return np.arctan2(along, across) * radius, radius - sign * np.hypot(dx, dy)
 
     def lane_offset(self, lane: int, direction: int) -> float:
         """``d`` of a lane's middle; lane 0 is next to the centre line, direction +1 runs along ``s``."""

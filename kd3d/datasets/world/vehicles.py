@@ -77,8 +77,8 @@ def trailer(size: Size, rng: np.random.Generator) -> Shape:
         shape.box((0, 0, (floor + height) / 2), (length, width, height - floor), load)
     else:
         shape.box((0, 0, floor + 0.1), (length, width, 0.25), METAL)
-        for x in np.linspace(-0.35, 0.35, int(rng.integers(2, 4))):
-            tall = (height - floor - 0.25) * float(rng.uniform(0.6, 1.0))
+        for number, x in enumerate(np.linspace(-0.35, 0.35, int(rng.integers(2, 4)))):
+            tall = (height - floor - 0.22) * (1.0 if number == 0 else float(rng.uniform(0.6, 1.0)))
             shape.box((x * length, 0, floor + 0.22 + tall / 2), (length * 0.24, width * 0.9, tall), load)
     shape.box((-length * 0.3, 0, floor / 2), (min(3.2, length * 0.3), width * 0.9, floor * 0.85), TYRE)
     shape.box((length * 0.25, 0, floor / 2), (0.25, width * 0.6, floor), METAL)
