@@ -103,7 +103,7 @@ def measure(
     results = {name: ModelTimes(name) for name in pipelines}
     starts = range(0, iterations, block)
     for turn, start in enumerate(starts):
-        order = list(pipelines) if turn % 2 == 0 else list(reversed(pipelines))
+        order = list(pipelines) if turn % 2 == 0 else list(pipelines)[::-1]
         span = range(start, min(start + block, iterations))
         for name in order:
             began = clock_ns()

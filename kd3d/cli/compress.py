@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -57,11 +58,7 @@ def compress(
     json_line: Json = False,
 ) -> None:
     """Find a student within the budget, give it the teacher's weights, distil into it, and score both."""
-    from kd3d.cli.pipelines import torch_device
-    from kd3d.compress.pipeline import CompressSettings
-    from kd3d.compress.pipeline import compress as run_compress
     from kd3d.compress.search.budget import Budgets
-    from kd3d.report.table import comparison, show
 
     budgets = Budgets.parse(flops=budget_flops, params=budget_params, convention=flops_convention)  # type: ignore[arg-type]
     model = load_model(teacher)
@@ -72,17 +69,27 @@ def compress(
     taught = teaching.settings(training, inherit=inherit, recipe=recipe, control=control)
     source = teaching.frames(data, model.spec.points.sweeps, augment=augment)
     open_run(out, {"command": "compress", "teacher": teacher, "data": str(data)}, resume, force)
-    with teaching.stages() as update:
-        result = run_compress(
-            model,
-            source,
-            budgets=budgets,
-            settings=CompressSettings(taught, candidates=candidates, short_steps=short_steps),
-            run=out,
-            device=torch_device(device),
-            progress=update,
-        )
-    found = {name: result.metrics[name] for name in ("teacher", "student")}
-    show(comparison("teacher and student", {**found, **({"control": result.metrics["control"]} if control else {})}))
-    say(f"student: {result.model}")
+    result = _compress(model, source, budgets, distill=taught, trials=(candidates, short_steps), out=out, device=device)
+    _show(result)
     emit({**result.metrics, "model": str(result.model)}, as_json=json_line)
+
+
+def _compress(
+    model: Any, source: Any, budgets: Any, *, distill: Any, trials: tuple[int, int], out: Path, device: str
+) -> Any:
+    from kd3d.cli.pipelines import torch_device
+    from kd3d.compress.pipeline import CompressSettings, compress
+
+    settings = CompressSettings(distill, candidates=trials[0], short_steps=trials[1])
+    with teaching.stages() as update:
+        return compress(
+            model, source, budgets=budgets, settings=settings, run=out, device=torch_device(device), progress=update
+        )
+
+
+def _show(result: Any) -> None:
+    from kd3d.report.table import comparison, show
+
+    found = {name: result.metrics[name] for name in ("teacher", "student", "control") if result.metrics[name]}
+    show(comparison("teacher and student", found))
+    say(f"student: {result.model}")

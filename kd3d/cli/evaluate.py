@@ -44,11 +44,12 @@ def evaluate(
 
 
 def _score_file(results: Path, data: Path, split: str, folder: Path) -> Any:
-    from kd3d.datasets.open import open_dataset
+    from kd3d.datasets.open import recognise
     from kd3d.evaluation.nuscenes_eval import evaluate_results
 
-    dataset = open_dataset(data, split=_split(split))
-    return evaluate_results(results, data, dataset.version, dataset.split, folder)
+    if recognise(data) != "nuscenes":
+        raise UsageError("--results scores nuScenes results files; for KITTI give --model.")
+    return evaluate_results(results, data, None, _split(split), folder)
 
 
 def _score_model(model: str, data: Path, split: str, folder: Path, device: str) -> Any:

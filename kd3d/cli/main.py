@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -36,7 +36,7 @@ export_app = typer.Typer(
     no_args_is_help=True, help="Turn a model into an artefact for the vehicle.", rich_markup_mode=None
 )
 
-for _name, _command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "doctor": doctor.doctor,
     "presets": presets.presets,
@@ -48,9 +48,15 @@ for _name, _command in {
     "distill": distill.distill,
     "compress": compress.compress,
     "bench": bench.bench,
-}.items():
+}
+_DATA: dict[str, Callable[..., None]] = {
+    "synth": data_synth.synth,
+    "check": data_check.check,
+    "frames": data_frames.frames,
+}
+for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
-for _name, _command in {"synth": data_synth.synth, "check": data_check.check, "frames": data_frames.frames}.items():
+for _name, _command in _DATA.items():
     data_app.command(_name)(_command)
 export_app.command("onnx")(export_onnx.onnx)
 export_app.callback()(lambda: None)  # keeps `onnx` a subcommand while it is the only one
@@ -101,14 +107,14 @@ def main() -> None:
 
 
 def _fail(error: BaseException, *, debug: bool, json_line: bool) -> int:
-    import click
-
-    if isinstance(error, click.exceptions.Abort):
+    # Recognised by what they offer: typer may carry a copy of click of its own, with classes of its own.
+    kind = type(error).__name__
+    if kind == "Abort":
         error = KeyboardInterrupt()
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        sys.stderr.write(f"{error.format_message()}\n")
+    if kind == "NoArgsIsHelpError":
+        sys.stderr.write(f"{error.format_message()}\n")  # type: ignore[attr-defined]
         return 2
-    if isinstance(error, click.ClickException):
+    if hasattr(error, "format_message"):
         code, text = 2, " ".join(error.format_message().split())
         payload: dict[str, object] = {"error": text, "kind": "UsageError", "exit_code": code}
     else:
