@@ -110,7 +110,7 @@ class ActorSet:
         position = np.clip((time_s - self._ticks[0]) / TICK_S, 0, len(self._ticks) - 1.001)
         low = int(position)
         share = position - low
-        return self._travelled[:, low] * (1 - share) + self._travelled[:, low + 1] * share
+        return np.asarray(self._travelled[:, low] * (1 - share) + self._travelled[:, low + 1] * share)
 
     def _track_poses(self, time_s: float) -> Floats:
         s = self._s + self._direction * self._distance(time_s)

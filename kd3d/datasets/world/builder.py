@@ -59,7 +59,9 @@ class Builder:
         """Whether ``s`` on the main road is outside the crossing."""
         return self.crossing is None or not self.crossing[0] - margin < s < self.crossing[1] + margin
 
-    def standing(self, name: str, s: float, d: float, turn: float = 0.0, *, size: Size | None = None, road: int = 0) -> Size:
+    def standing(
+        self, name: str, s: float, d: float, turn: float = 0.0, *, size: Size | None = None, road: int = 0
+    ) -> Size:
         """Place an annotated object of class ``name`` that never moves; returns its size."""
         x, y, heading = self.roads[road].pose(s, d)
         return self._annotated(name, size, pose=(float(x), float(y), float(heading) + turn), parked=True)

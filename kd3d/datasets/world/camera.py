@@ -52,8 +52,9 @@ def render(
     depth = _ground_depth(terrain, origin, direction)
     winner = np.full(depth.shape, _NOTHING, np.int32)
     rng = np.random.default_rng(texture)
-    _cast_solids(placed, origin, direction, (depth, winner), pixel_windows(placed, rotation, origin, mount, size, SHRINK), rng)
-    colour = _shade(placed, terrain, origin, direction, depth, winner, rng)
+    windows = pixel_windows(placed, (rotation, origin), mount, size=size, shrink=SHRINK)
+    _cast_solids(placed, origin, direction, image=(depth, winner), windows=windows, rng=rng)
+    colour = _shade(placed, terrain, origin, direction, depth=depth, winner=winner, rng=rng)
     return _enlarge(colour.reshape(size[1], size[0], 3))
 
 
@@ -74,8 +75,10 @@ def _rays(mount: CameraMount, rotation: Floats, size: tuple[int, int]) -> tuple[
     u = ((np.arange(size[0]) + 0.5) * SHRINK - mount.centre_px[0]) / mount.focal_px
     v = ((np.arange(size[1]) + 0.5) * SHRINK - mount.centre_px[1]) / mount.focal_px
     world = (
-        u[None, :, None] * rotation[:, 0] + v[:, None, None] * rotation[:, 1] + rotation[:, 2]
-    ).reshape(-1, 3).astype(np.float32)
+        (u[None, :, None] * rotation[:, 0] + v[:, None, None] * rotation[:, 1] + rotation[:, 2])
+        .reshape(-1, 3)
+        .astype(np.float32)
+    )
     return np.ascontiguousarray(world[:, 0]), np.ascontiguousarray(world[:, 1]), np.ascontiguousarray(world[:, 2])
 
 
@@ -96,6 +99,7 @@ def _cast_solids(
     placed: PlacedPrimitives,
     origin: Floats,
     direction: tuple[Floats, Floats, Floats],
+    *,
     image: tuple[Floats, Floats],
     windows: Floats,
     rng: np.random.Generator,
@@ -129,6 +133,7 @@ def _shade(
     terrain: Terrain,
     origin: Floats,
     direction: tuple[Floats, Floats, Floats],
+    *,
     depth: Floats,
     winner: Floats,
     rng: np.random.Generator,
@@ -151,7 +156,7 @@ def _shade(
     solid_or_ground = np.isfinite(depth)
     fade = np.exp(-depth[solid_or_ground] / 220.0)[:, None]
     colour[solid_or_ground] = colour[solid_or_ground] * fade + _HAZE * (1 - fade)
-    return np.clip(colour + rng.normal(0, 0.012, colour.shape), 0, 1)
+    return np.asarray(np.clip(colour + rng.normal(0, 0.012, colour.shape), 0, 1))
 
 
 def _enlarge(colour: Floats) -> NDArray[np.uint8]:

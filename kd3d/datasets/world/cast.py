@@ -22,10 +22,12 @@ def local_origin(placed: PlacedPrimitives, origin: Floats) -> Floats:
     delta = origin - placed.centre
     x = placed.cos * delta[:, 0] + placed.sin * delta[:, 1]
     y = -placed.sin * delta[:, 0] + placed.cos * delta[:, 1]
-    return np.stack([x, y, delta[:, 2]], axis=1).astype(np.float32)
+    return np.asarray(np.stack([x, y, delta[:, 2]], axis=1), np.float32)
 
 
-def intersect(placed: PlacedPrimitives, origin: Floats, solid: Floats, direction: tuple[Floats, Floats, Floats]) -> Floats:
+def intersect(
+    placed: PlacedPrimitives, origin: Floats, solid: Floats, direction: tuple[Floats, Floats, Floats]
+) -> Floats:
     """Distance parameter of every pair's first hit; infinite for a miss or an origin inside.
 
     Args:
@@ -100,7 +102,9 @@ def normals(placed: PlacedPrimitives, solid: Floats, point: Floats) -> Floats:
     delta = point - placed.centre[solid]
     cos, sin = placed.cos[solid], placed.sin[solid]
     half = placed.table.half[solid]
-    local = np.stack([cos * delta[:, 0] + sin * delta[:, 1], cos * delta[:, 1] - sin * delta[:, 0], delta[:, 2]], axis=1)
+    local = np.stack(
+        [cos * delta[:, 0] + sin * delta[:, 1], cos * delta[:, 1] - sin * delta[:, 0], delta[:, 2]], axis=1
+    )
     scaled = local / half
     kind = placed.table.kind[solid]
     result = scaled / half

@@ -76,9 +76,13 @@ CLASSES: dict[str, ObjectClass] = {
     "bicycle_rider": ObjectClass(
         "vehicle.bicycle", (1.72, 0.62, 1.7), (0.1, 0.06, 0.1), 0.8, 1.2, partial(_rider, motor=False)
     ),
-    "bicycle": ObjectClass("vehicle.bicycle", (1.7, 0.58, 1.1), (0.1, 0.06, 0.08), 0.8, 1.2, partial(_alone, motor=False)),
+    "bicycle": ObjectClass(
+        "vehicle.bicycle", (1.7, 0.58, 1.1), (0.1, 0.06, 0.08), 0.8, 1.2, partial(_alone, motor=False)
+    ),
     "traffic_cone": ObjectClass(
         "movable_object.trafficcone", (0.42, 0.42, 0.9), (0.07, 0.06, 0.18), 0.6, 1.5, smallobjects.cone
     ),
-    "barrier": ObjectClass("movable_object.barrier", (0.55, 2.3, 1.0), (0.1, 0.4, 0.07), 0.6, 1.35, smallobjects.barrier),
+    "barrier": ObjectClass(
+        "movable_object.barrier", (0.55, 2.3, 1.0), (0.1, 0.4, 0.07), 0.6, 1.35, smallobjects.barrier
+    ),
 }

@@ -69,7 +69,9 @@ def _share(jobs: list[Job], crew: list[subprocess.Popen[bytes]], progress: Progr
     while len(finished) < len(jobs):
         index, answer = answers.get()
         _raise_failure(jobs[index], answer)
-        finished[index] = _report(SceneTables(answer["tables"], answer["boxes"]), len(finished) + 1, len(jobs), progress)
+        finished[index] = _report(
+            SceneTables(answer["tables"], answer["boxes"]), len(finished) + 1, len(jobs), progress
+        )
     return [finished[index] for index in range(len(jobs))]
 
 
@@ -106,7 +108,11 @@ def _raise_failure(job: Job, answer: dict[str, Any]) -> None:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "OMP_NUM_THREADS": "1",
+    }
     environment["OPENBLAS_NUM_THREADS"] = "1"
     return subprocess.Popen(
         [sys.executable, "-m", _MODULE],

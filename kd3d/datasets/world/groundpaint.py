@@ -27,7 +27,9 @@ def ground_colour(terrain: Terrain, x: Floats, y: Floats, depth: Floats) -> Floa
     colour[slabs & (depth < 25)] *= 0.85
     colour[edge < 0] = _ASPHALT
     thin = 0.07 + depth * 0.0006
-    junction = np.sum([np.abs(d) < road.half_width_m for road, (_, d) in zip(terrain.roads, places, strict=True)], axis=0) > 1
+    junction = (
+        np.sum([np.abs(d) < road.half_width_m for road, (_, d) in zip(terrain.roads, places, strict=True)], axis=0) > 1
+    )
     for road, (s, d) in zip(terrain.roads, places, strict=True):
         colour[_markings(road, s, d, thin) & ~junction & (edge < 0)] = _PAINT
     if len(terrain.roads) > 1:

@@ -21,7 +21,7 @@ def lay_kerb(build: Builder, side: int, *, works_at: float | None) -> None:
     """
     d = side * (build.main.half_width_m - PARKING_M / 2 + 0.1)
     turn = 0.0 if side < 0 else np.pi
-    occupancy = build.uniform(0.05, 0.55)
+    occupancy = build.uniform(0.05, 0.42)
     s, end = build.span[0] + build.uniform(0, 8), build.span[1]
     while s < end:
         if works_at is not None and s >= works_at:
@@ -64,15 +64,23 @@ def lay_works(build: Builder, s: float, side: int) -> float:
         d = side * (edge - 0.3 - share * (PARKING_M - 0.4)) + build.uniform(-0.15, 0.15)
         _if_clear(build, "traffic_cone", s + step * build.uniform(1.6, 2.4), d)
     s_row = s + count * 2.2 + 1.0
-    barriers = int(build.rng.integers(5, 14))
-    gap = build.uniform(0.05, 0.55)
+    barriers = int(build.rng.integers(7, 20))
+    gap = build.uniform(0.05, 0.42)
     along = s_row
     for _ in range(barriers):
-        size = _if_clear(build, "barrier", along + 1.2, line + build.uniform(-0.08, 0.08), np.pi / 2 + build.uniform(-0.06, 0.06))
+        size = _if_clear(
+            build, "barrier", along + 1.2, line + build.uniform(-0.08, 0.08), np.pi / 2 + build.uniform(-0.06, 0.06)
+        )
         along += size + gap
     _machines(build, s_row, along, side)
     for _ in range(int(build.rng.integers(0, 5))):
-        _if_clear(build, "worker", build.uniform(s_row, along), side * (edge + build.uniform(-1.5, 3.0)), build.uniform(0, 6.28))
+        _if_clear(
+            build,
+            "worker",
+            build.uniform(s_row, along),
+            side * (edge + build.uniform(-1.5, 3.0)),
+            build.uniform(0, 6.28),
+        )
     for _ in range(int(build.rng.integers(1, 4))):
         _if_clear(build, "traffic_cone", along + build.uniform(0.5, 6), line + side * build.uniform(0, 2.0))
     return along - s + 7.0
@@ -85,13 +93,13 @@ def _machines(build: Builder, low: float, high: float, side: int) -> None:
     while s < high - 2:
         draw = build.rng.random()
         turn = build.uniform(-0.5, 0.5) + (np.pi if build.chance(0.5) else 0.0)
-        if draw < 0.55 and build.clear_of_crossing(s, 8):
+        if draw < 0.3 and build.clear_of_crossing(s, 8):
             s += build.standing("construction_vehicle", s, d, turn)[0]
-        elif draw < 0.7:
+        elif draw < 0.5:
             build.clutter(clutter.dumpster(build.rng), s, d, turn)
-        elif draw < 0.85:
+        elif draw < 0.75:
             build.clutter(clutter.wall(build.rng), s, d, turn)
-        s += build.uniform(5, 10)
+        s += build.uniform(6, 11)
 
 
 def _if_clear(build: Builder, name: str, s: float, d: float, turn: float = 0.0) -> float:

@@ -1,4 +1,4 @@
-"""Lays out one scene from its random generator: roads, ground, traffic, people, clutter, and the ego vehicle's drive."""
+"""Lays out one scene from its random generator: roads, ground, traffic, people, clutter, the ego vehicle's drive."""
 
 from __future__ import annotations
 
@@ -86,13 +86,15 @@ def _flows(rng: np.random.Generator, speed: float, yielding: int) -> tuple[Flow,
         return (Flow(speed, stopping=bool(rng.random() < 0.1), standing=False),)
     cross = float(rng.uniform(4.0, 10.0))
     if yielding == 0:
-        return Flow(speed, stopping=True, standing=bool(rng.random() < 0.4)), Flow(cross, stopping=False, standing=False)
+        return Flow(speed, stopping=True, standing=bool(rng.random() < 0.4)), Flow(
+            cross, stopping=False, standing=False
+        )
     return Flow(speed, stopping=False, standing=False), Flow(cross, stopping=False, standing=True)
 
 
 def _lay_sides(build: Builder, travel: float) -> None:
     rng = build.rng
-    works_side = int(rng.choice([-1, 1])) if rng.random() < 0.6 else 0
+    works_side = int(rng.choice([-1, 1])) if rng.random() < 0.85 else 0
     works_at = float(rng.uniform(-10, max(20.0, 0.6 * travel)))
     crowd = float(rng.gamma(2.0, 0.3))
     for side in (-1, 1):
@@ -110,7 +112,8 @@ def _finish(build: Builder, ego: Track) -> Scene:
     shift = MARGIN_M - line.min(axis=0)
     extent = line.max(axis=0) + shift + MARGIN_M
     roads = tuple(
-        Road(r.x + shift[0], r.y + shift[1], r.heading, r.curvature, r.half_width_m, r.lanes, r.lane_m) for r in build.roads
+        Road(r.x + shift[0], r.y + shift[1], r.heading, r.curvature, r.half_width_m, r.lanes, r.lane_m)
+        for r in build.roads
     )
     count = 3
     direction, length = rng.uniform(0, 2 * np.pi, count), rng.uniform(45, 110, count)
@@ -122,7 +125,9 @@ def _finish(build: Builder, ego: Track) -> Scene:
     slope = rng.uniform(-0.012, 0.012, 2)
     terrain = Terrain(roads, (float(slope[0]), float(slope[1])), waves)
     actors = [_shifted(actor, shift) for actor in build.actors]
-    return Scene(ActorSet(actors, terrain, build.ticks), terrain, ego, build.ticks, (float(extent[0]), float(extent[1])))
+    return Scene(
+        ActorSet(actors, terrain, build.ticks), terrain, ego, build.ticks, (float(extent[0]), float(extent[1]))
+    )
 
 
 def _shifted(actor: Actor, shift: Floats) -> Actor:

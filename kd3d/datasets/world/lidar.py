@@ -20,6 +20,7 @@ Floats = NDArray[Any]
 
 RINGS, STEPS = 32, 1084
 RANGE_M = 100.0
+RANGE_NOISE_M = 0.018
 ELEVATION_DEG = np.linspace(-30.67, 10.67, RINGS)
 TAN = np.tan(np.radians(ELEVATION_DEG))
 _STEP_RAD = 2 * np.pi / STEPS
@@ -46,7 +47,11 @@ class Sweep:
 
 
 def scan(
-    placed: PlacedPrimitives, terrain: Terrain, sensor: tuple[float, float, float, float], objects: int, rng: np.random.Generator
+    placed: PlacedPrimitives,
+    terrain: Terrain,
+    sensor: tuple[float, float, float, float],
+    objects: int,
+    rng: np.random.Generator,
 ) -> Sweep:
     """Take one sweep.
 
@@ -74,13 +79,14 @@ def scan(
     flat = (np.minimum(ground_t, RANGE_M).T.ravel() * 1e4).astype(np.int64) * _KEY + _KEY - 1
     np.minimum(nearest, flat, out=nearest)
     np.minimum.at(nearest, ray[kept], (t[kept] * 1e4).astype(np.int64) * _KEY + solid[kept])
-    return _returns(placed, nearest, azimuth, (origin, sensor[3]), objects, reach, rng)
+    return _returns(placed, nearest, azimuth, sensor=(origin, sensor[3]), objects=objects, reach=reach, rng=rng)
 
 
 def _returns(
     placed: PlacedPrimitives,
     nearest: Floats,
     azimuth: Floats,
+    *,
     sensor: tuple[Floats, float],
     objects: int,
     reach: Floats,
@@ -100,12 +106,17 @@ def _returns(
     owner = np.full(len(ray), _NOBODY, np.int64)
     owner[on_solid] = placed.table.owner[solid[on_solid]]
     hits = np.bincount(owner[on_solid], minlength=objects)
-    facing, reflect = _surface(placed, solid, on_solid, direction / stretch[:, None], origin + distance[:, None] * direction, rng)
+    facing, reflect = _surface(
+        placed,
+        solid,
+        on_solid,
+        direction=direction / stretch[:, None],
+        point=origin + distance[:, None] * direction,
+        rng=rng,
+    )
     strength = reflect * (0.25 + 0.75 * facing)
-    chance = np.clip(1.08 - 0.45 * (range_m / RANGE_M) ** 2 / (strength + 0.04) * 0.35 - 0.10 * (strength < 0.06), 0.0, 0.985)
-    chance = np.where(on_solid, chance * 0.93, chance)
-    kept = np.flatnonzero(rng.random(len(ray)) < chance)
-    range_m = range_m[kept] + rng.normal(0.0, 0.018, len(kept))
+    kept = np.flatnonzero(rng.random(len(ray)) < _return_chance(range_m, strength, on_solid))
+    range_m = range_m[kept] + rng.normal(0.0, RANGE_NOISE_M, len(kept))
     ring = ring[kept]
     horizontal = range_m / stretch[kept]
     angle = azimuth[step[kept]] - yaw
@@ -115,8 +126,24 @@ def _returns(
     return Sweep(points, owner[kept], hits, reach)
 
 
+def _return_chance(range_m: Floats, strength: Floats, on_solid: Floats) -> Floats:
+    """Chance that a hit gives a return: falls with range squared over the strength of the echo.
+
+    Edges of objects and gaps between them lose some more, which the solids do not model.
+    """
+    lost = 0.16 * (range_m / RANGE_M) ** 2 / (strength + 0.04) + 0.10 * (strength < 0.06)
+    chance = np.clip(1.08 - lost, 0.0, 0.985)
+    return np.where(on_solid, 0.93 * chance, chance)
+
+
 def _surface(
-    placed: PlacedPrimitives, solid: Floats, on_solid: Floats, direction: Floats, point: Floats, rng: np.random.Generator
+    placed: PlacedPrimitives,
+    solid: Floats,
+    on_solid: Floats,
+    *,
+    direction: Floats,
+    point: Floats,
+    rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
     """Cosine of incidence and reflectivity of each hit."""
     facing = np.maximum(-direction[:, 2], 0.03) ** 0.5

@@ -33,11 +33,15 @@ def cloth(rng: np.random.Generator) -> Material:
 
 def leaves(rng: np.random.Generator, *, porosity: float) -> Material:
     """Vegetation: rays scatter inside it and some pass."""
-    green = colorsys.hsv_to_rgb(float(rng.uniform(0.2, 0.38)), float(rng.uniform(0.3, 0.7)), float(rng.uniform(0.25, 0.55)))
+    green = colorsys.hsv_to_rgb(
+        float(rng.uniform(0.2, 0.38)), float(rng.uniform(0.3, 0.7)), float(rng.uniform(0.25, 0.55))
+    )
     return Material(float(rng.uniform(0.12, 0.4)), green, porosity=porosity, fuzz_m=0.35)
 
 
 def masonry(rng: np.random.Generator) -> Material:
     """Walls."""
-    rgb = colorsys.hsv_to_rgb(float(rng.uniform(0.03, 0.12)), float(rng.uniform(0.05, 0.4)), float(rng.uniform(0.4, 0.85)))
+    rgb = colorsys.hsv_to_rgb(
+        float(rng.uniform(0.03, 0.12)), float(rng.uniform(0.05, 0.4)), float(rng.uniform(0.4, 0.85))
+    )
     return Material(float(rng.uniform(0.15, 0.5)), rgb)

@@ -58,7 +58,9 @@ def lay_pavement(build: Builder, side: int, width_m: float, crowd: float) -> Non
             _parked_cycles(build, s, side * (edge + 0.6))
             s += 3.0
         else:
-            build.clutter(_pick(build, _FURNITURE), s, side * (edge + 0.5 + build.uniform(-0.1, 0.2)), build.uniform(-0.2, 0.2))
+            build.clutter(
+                _pick(build, _FURNITURE), s, side * (edge + 0.5 + build.uniform(-0.1, 0.2)), build.uniform(-0.2, 0.2)
+            )
         if build.chance(0.04):
             build.clutter(clutter.shelter(build.rng), s + 4, side * (edge + 1.2), 0.0 if side > 0 else np.pi)
             s += 7.0
@@ -66,7 +68,9 @@ def lay_pavement(build: Builder, side: int, width_m: float, crowd: float) -> Non
     while s < high:
         s += 1.0 + float(build.rng.exponential(5.0))
         if build.clear_of_crossing(s, 4.0):
-            build.clutter(_pick(build, _FRONTAGE), s, side * (edge + width_m + build.uniform(0.2, 1.6)), build.uniform(-0.1, 0.1))
+            build.clutter(
+                _pick(build, _FRONTAGE), s, side * (edge + width_m + build.uniform(0.2, 1.6)), build.uniform(-0.1, 0.1)
+            )
             s += 3.0
     lay_people(build, side, width_m, crowd)
 
@@ -93,7 +97,9 @@ def lay_people(build: Builder, side: int, width_m: float, crowd: float) -> None:
         elif build.clear_of_crossing(s, 2.0):
             for _ in range(group):
                 name = "sitting" if build.chance(0.08) else "pedestrian"
-                build.standing(name, s + build.uniform(-1.2, 1.2), side * d + build.uniform(-0.7, 0.7), build.uniform(0, 6.28))
+                build.standing(
+                    name, s + build.uniform(-1.2, 1.2), side * d + build.uniform(-0.7, 0.7), build.uniform(0, 6.28)
+                )
 
 
 def _walkers(build: Builder, group: int, s: float, d: float) -> None:
@@ -103,7 +109,9 @@ def _walkers(build: Builder, group: int, s: float, d: float) -> None:
     for member in range(group):
         where = s + 0.7 * (member // 2) + build.uniform(-0.15, 0.15)
         beside = d + (0.75 if member % 2 else 0.0) * (1 if d > 0 else -1)
-        track = Track(0, where, beside, direction, build.ticks * speed, (build.uniform(0, 0.2), build.uniform(0.2, 0.8)))
+        track = Track(
+            0, where, beside, direction, build.ticks * speed, (build.uniform(0, 0.2), build.uniform(0.2, 0.8))
+        )
         reach = track.along()
         if build.crossing is not None and build.yielding != 1:
             inside = (reach > build.crossing[0] - 0.5) & (reach < build.crossing[1] + 0.5)

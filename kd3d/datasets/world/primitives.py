@@ -50,7 +50,7 @@ class Shape:
         self._add(ELLIPSOID, centre, size, material, 1.0)
 
     def frustum(self, centre: Vec3, size: Vec3, material: Material, taper: float = 1.0) -> None:
-        """Add a vertical elliptic frustum; ``taper`` is the top radius over the bottom radius (1: cylinder, 0: cone)."""
+        """Add a vertical elliptic frustum; ``taper`` is top over bottom radius (1: cylinder, 0: cone)."""
         self._add(FRUSTUM, centre, size, material, taper)
 
     def _add(self, kind: int, centre: Vec3, size: Vec3, material: Material, taper: float) -> None:

@@ -14,22 +14,31 @@ from kd3d.datasets.world.rig import CameraMount
 Floats = NDArray[Any]
 _NEAR_M = 0.25
 _CORNERS = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
-_EDGES = [(a, b) for a, b in combinations(range(8), 2) if sum(p != q for p, q in zip(_CORNERS[a], _CORNERS[b], strict=True)) == 1]
+_EDGES = [
+    (a, b)
+    for a, b in combinations(range(8), 2)
+    if sum(p != q for p, q in zip(_CORNERS[a], _CORNERS[b], strict=True)) == 1
+]
 
 
 def pixel_windows(
-    placed: PlacedPrimitives, rotation: Floats, origin: Floats, mount: CameraMount, size: tuple[int, int], shrink: int
+    placed: PlacedPrimitives,
+    pose: tuple[Floats, Floats],
+    mount: CameraMount,
+    *,
+    size: tuple[int, int],
+    shrink: int,
 ) -> Floats:
     """``[P, 4]`` int: first and past-last column, first and past-last row; empty where the solid is not in view.
 
     Args:
         placed: the solids.
-        rotation: camera axes in the world ``[3, 3]``.
-        origin: camera position ``[3]``.
+        pose: camera axes in the world ``[3, 3]`` and its position ``[3]``.
         mount: its intrinsics.
         size: width and height of the picture.
         shrink: full pixels per pixel of the picture.
     """
+    rotation, origin = pose
     sign = np.array(_CORNERS) * 2.0 - 1.0
     local = placed.table.half[:, None] * sign
     x = placed.cos[:, None] * local[..., 0] - placed.sin[:, None] * local[..., 1]
@@ -50,4 +59,4 @@ def pixel_windows(
         low = np.where(valid, pixel, np.inf).min(axis=1)
         high = np.where(valid, pixel, -np.inf).max(axis=1)
         bounds += [np.clip(np.floor(low), 0, size[axis]), np.clip(np.ceil(high), 0, size[axis])]
-    return np.stack(bounds, axis=1).astype(np.int64)
+    return np.asarray(np.stack(bounds, axis=1), np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,9 @@ class Recorder:
         for mount in CAMERAS if cameras else ():
             self._calibrated(mount.name, list(mount.position), quaternion(mount.rotation()), mount.intrinsic())
 
-    def _calibrated(self, channel: str, position: list[float], rotation: list[float], intrinsic: list[list[float]]) -> None:
+    def _calibrated(
+        self, channel: str, position: list[float], rotation: list[float], intrinsic: list[list[float]]
+    ) -> None:
         self.add(
             "calibrated_sensor",
             token=token(self.key, "calibrated", channel),
@@ -65,11 +68,17 @@ class Recorder:
             camera_intrinsic=intrinsic,
         )
 
-    def data(self, channel: str, *, sample: str, stamp: int, filename: str, ego: tuple[float, ...], key_frame: bool) -> None:
+    def data(
+        self, channel: str, *, sample: str, stamp: int, filename: str, ego: tuple[float, ...], key_frame: bool
+    ) -> None:
         """One sensor file and the ego pose at its time. Files of a channel must come in order of time."""
         own = token(self.key, channel, stamp)
         self.add(
-            "ego_pose", token=own, timestamp=stamp, rotation=yaw_quaternion(ego[3]), translation=[ego[0], ego[1], ego[2]]
+            "ego_pose",
+            token=own,
+            timestamp=stamp,
+            rotation=yaw_quaternion(ego[3]),
+            translation=[ego[0], ego[1], ego[2]],
         )
         lidar = channel == "LIDAR_TOP"
         self.add(
@@ -146,6 +155,6 @@ def visibility_level(fraction: float) -> str:
 
 
 def _chain(records: list[Record]) -> None:
-    for before, after in zip(records[:-1], records[1:], strict=True):
+    for before, after in pairwise(records):
         before["next"] = after["token"]
         after["prev"] = before["token"]

@@ -32,7 +32,7 @@ class Road:
     lanes: int
     lane_m: float = 3.5
 
-    def pose(self, s: Floats, d: Floats) -> Floats:
+    def pose(self, s: Floats | float, d: Floats | float) -> Floats:
         """``[..., 3]``: x, y and heading at ``(s, d)``."""
         s, d = np.broadcast_arrays(np.asarray(s, np.float64), np.asarray(d, np.float64))
         angle = self.heading + self.curvature * s
@@ -93,4 +93,4 @@ class Terrain:
 
     def height(self, x: Floats, y: Floats) -> Floats:
         """Height of the ground, kerbs included."""
-        return self.base(x, y) + np.where(self.on_road(x, y), 0.0, KERB_M)
+        return np.asarray(self.base(x, y) + np.where(self.on_road(x, y), 0.0, KERB_M))

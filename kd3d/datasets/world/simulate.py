@@ -21,8 +21,7 @@ from kd3d.datasets.world.tables import Record, token
 
 Floats = NDArray[Any]
 SWEEP_S = 0.05
-SWEEPS_PER_KEY = 10
-KEY_S = SWEEP_S * SWEEPS_PER_KEY
+KEY_S = 10 * SWEEP_S
 ANNOTATED_M = 80.0
 FIRST_STAMP_US = 1_532_402_900_000_000
 SCENE_GAP_US = 120_000_000
@@ -95,12 +94,11 @@ def _drive(job: Job, scene: Scene, solids: Primitives, recorder: Recorder) -> li
     rng = job.rng(1)
     frames = []
     for sample in range(job.samples):
-        for step in range(SWEEPS_PER_KEY - job.sweeps, SWEEPS_PER_KEY + 1) if job.sweeps else (SWEEPS_PER_KEY,):
-            time_s = sample * KEY_S + (step - SWEEPS_PER_KEY) * SWEEP_S
-            key_frame = step == SWEEPS_PER_KEY
-            if not key_frame and job.sweeps == SWEEPS_PER_KEY:
-                continue
-            frame = _sweep(job, scene, solids, recorder, time_s, sample, key_frame, rng)
+        for before in range(job.sweeps, -1, -1):
+            time_s = sample * KEY_S - before * SWEEP_S
+            frame = _sweep(
+                job, scene, solids, recorder=recorder, time_s=time_s, sample=sample, rng=rng, key=before == 0
+            )
             if frame is not None:
                 frames.append(frame)
     return frames
@@ -110,28 +108,35 @@ def _sweep(
     job: Job,
     scene: Scene,
     solids: Primitives,
+    *,
     recorder: Recorder,
     time_s: float,
     sample: int,
-    key_frame: bool,
+    key: bool,
     rng: np.random.Generator,
 ) -> KeyFrame | None:
     poses, ego = scene.actors.poses(time_s), scene.ego_pose(time_s)
     sensor = lidar_pose(ego)
     sweep = scan(solids.place(np.vstack([poses, ego])), scene.terrain, sensor, len(poses) + 1, rng)
     stamp = job.first_stamp_us + round(time_s * 1e6)
-    filename = sensor_file(job, "LIDAR_TOP", stamp, key_frame)
+    filename = sensor_file(job, "LIDAR_TOP", stamp, key)
     (job.root / filename).write_bytes(sweep.points.tobytes())
     own = sample_token(job, sample)
-    recorder.data("LIDAR_TOP", sample=own, stamp=stamp, filename=filename, ego=ego, key_frame=key_frame)
-    if not key_frame:
+    recorder.data("LIDAR_TOP", sample=own, stamp=stamp, filename=filename, ego=ego, key_frame=key)
+    if not key:
         return None
     recorder.add("sample", token=own, timestamp=stamp, prev="", next="", scene_token=token(job.key, "scene"))
-    return _key_frame(scene, own, time_s, poses, sensor, sweep)
+    return _key_frame(scene, own, time_s, poses=poses, sensor=sensor, sweep=sweep)
 
 
 def _key_frame(
-    scene: Scene, sample: str, time_s: float, poses: Floats, sensor: tuple[float, float, float, float], sweep: Sweep
+    scene: Scene,
+    sample: str,
+    time_s: float,
+    *,
+    poses: Floats,
+    sensor: tuple[float, float, float, float],
+    sweep: Sweep,
 ) -> KeyFrame:
     world = sensor_to_world(sweep.points[:, :3], sensor)
     actors = scene.actors.actors
@@ -228,6 +233,4 @@ def _scene_records(job: Job, scene: Scene, recorder: Recorder) -> None:
         date_captured="2018-07-24",
         location="singapore-onenorth",
     )
-    recorder.add(
-        "map", token=token(job.key, "map"), log_tokens=[log], category="semantic_prior", filename=name
-    )
+    recorder.add("map", token=token(job.key, "map"), log_tokens=[log], category="semantic_prior", filename=name)

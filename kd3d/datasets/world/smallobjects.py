@@ -44,7 +44,7 @@ def barrier(size: Size, rng: np.random.Generator) -> Shape:
     """A solid Jersey barrier, or boards on two feet that rays pass under. ``size`` is thickness, width, height."""
     thick, wide, height = size
     shape = Shape()
-    if rng.random() < 0.6:
+    if rng.random() < 0.75:
         body = masonry(rng) if rng.random() < 0.5 else paint(rng, low=0.3, high=0.8)
         shape.box((0, 0, 0.18 * height), (thick, wide, 0.36 * height), body)
         shape.box((0, 0, 0.6 * height), (thick * 0.42, wide, 0.8 * height), body)

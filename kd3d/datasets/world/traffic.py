@@ -16,9 +16,9 @@ Floats = NDArray[Any]
 
 _LANE_MIX: tuple[tuple[str, float], ...] = (
     ("car", 0.735),
-    ("truck", 0.085),
-    ("bus", 0.06),
-    ("truck+trailer", 0.035),
+    ("truck", 0.07),
+    ("bus", 0.05),
+    ("truck+trailer", 0.025),
     ("motorcycle_rider", 0.04),
     ("bicycle_rider", 0.025),
     ("construction_vehicle", 0.01),
@@ -45,10 +45,12 @@ def profile(rng: np.random.Generator, ticks: Floats, flow: Flow) -> Floats:
         brake = float(rng.uniform(0.5, 4.0))
         velocity = velocity * np.clip(1 - (ticks - brake) * 2.2 / speed, 0.0, 1.0)
     travelled = np.concatenate([[0.0], np.cumsum(velocity[1:] + velocity[:-1]) * TICK_S / 2])
-    return travelled - np.interp(0.0, ticks, travelled)
+    return np.asarray(travelled - np.interp(0.0, ticks, travelled))
 
 
-def fill_lane(build: Builder, road: int, lane: int, direction: int, travelled: Floats, *, ego_s: float | None, dense: bool) -> None:
+def fill_lane(
+    build: Builder, road: int, lane: int, direction: int, travelled: Floats, *, ego_s: float | None, dense: bool
+) -> None:
     """Put vehicles on one lane, nose to tail with random gaps.
 
     Args:

@@ -95,7 +95,9 @@ def construction_vehicle(size: Size, rng: np.random.Generator) -> Shape:
     for side in (-1, 1):
         shape.box((back, side * width * 0.39, chassis / 2), (hull, width * 0.22, chassis), TYRE)
     shape.box((back - 0.08 * hull, 0, chassis + 0.22 * height), (hull * 0.84, width * 0.8, 0.36 * height), body)
-    shape.box((back + 0.1 * hull, width * 0.17, (chassis + height) / 2), (hull * 0.36, width * 0.4, height - chassis), GLASS)
+    shape.box(
+        (back + 0.1 * hull, width * 0.17, (chassis + height) / 2), (hull * 0.36, width * 0.4, height - chassis), GLASS
+    )
     reach = length - hull
     front = length / 2
     if rng.random() < 0.55:

@@ -69,7 +69,7 @@ def write_world(
     _refuse_non_empty(out, force)
     with atomic_folder(out) as root:
         _make_folders(root, version, cameras=cameras, sweeps=sweeps > 0)
-        jobs = _jobs(plan, root, seed, samples_per_scene, sweeps, cameras)
+        jobs = _jobs(plan, root, seed, samples=samples_per_scene, sweeps=sweeps, cameras=cameras)
         finished = make_scenes(jobs, min(workers, len(jobs)), progress)
         write_tables(root / version, merge([scene.tables for scene in finished]))
     return WorldSummary(out, version, len(jobs), len(jobs) * samples_per_scene, sum(s.boxes for s in finished))
@@ -90,7 +90,7 @@ def _make_folders(root: Path, version: str, *, cameras: bool, sweeps: bool) -> N
         (root / name).mkdir(parents=True)
 
 
-def _jobs(plan: list[tuple[str, str]], root: Path, seed: int, samples: int, sweeps: int, cameras: bool) -> list[Job]:
+def _jobs(plan: list[tuple[str, str]], root: Path, seed: int, *, samples: int, sweeps: int, cameras: bool) -> list[Job]:
     counts: dict[str, int] = {}
     jobs = []
     for split, name in plan:

@@ -88,7 +88,9 @@ def test_porous_surfaces_let_rays_pass() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2), st.floats(-3, 3), st.floats(0.3, 4), st.floats(0.3, 4), st.floats(0.3, 3), st.floats(0.0, 1.2))
+@given(
+    st.integers(0, 2), st.floats(-3, 3), st.floats(0.3, 4), st.floats(0.3, 4), st.floats(0.3, 3), st.floats(0.0, 1.2)
+)
 def test_hits_lie_on_the_surface_and_normals_face_the_ray(
     kind: int, yaw: float, length: float, width: float, height: float, taper: float
 ) -> None:
@@ -111,7 +113,11 @@ def test_hits_lie_on_the_surface_and_normals_face_the_ray(
     point = origin + t[hit, None].astype(np.float64) * ray[hit]
     delta = point - placed.centre[0]
     local = np.stack(
-        [np.cos(yaw) * delta[:, 0] + np.sin(yaw) * delta[:, 1], np.cos(yaw) * delta[:, 1] - np.sin(yaw) * delta[:, 0], delta[:, 2]],
+        [
+            np.cos(yaw) * delta[:, 0] + np.sin(yaw) * delta[:, 1],
+            np.cos(yaw) * delta[:, 1] - np.sin(yaw) * delta[:, 0],
+            delta[:, 2],
+        ],
         axis=1,
     )
     scaled = np.abs(local) / placed.table.half[0]

@@ -13,7 +13,15 @@ from kd3d.errors import OutputError, UsageError
 
 
 def _tiny(out: Path, **more: object) -> None:
-    settings = {"scenes": 1, "seed": 1, "samples_per_scene": 1, "cameras": False, "workers": 1, "split": "train", "sweeps": 0}
+    settings = {
+        "scenes": 1,
+        "seed": 1,
+        "samples_per_scene": 1,
+        "cameras": False,
+        "workers": 1,
+        "split": "train",
+        "sweeps": 0,
+    }
     write_world(out, **{**settings, **more})  # type: ignore[arg-type]
 
 
