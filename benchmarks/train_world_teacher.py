@@ -1,6 +1,6 @@
 """Trains the teacher that kd3d ships, on generated scenes that no other world contains, and scores it.
 
-    python benchmarks/train_world_teacher.py --out runs/world-teacher [--steps 3000]
+    python benchmarks/train_world_teacher.py --out runs/world-teacher [--steps 2400]
 
 Resumes where it was stopped. The result is copied to kd3d/assets/world-teacher.
 """
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", default="world-centerpoint-pillar")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--asset", type=Path, default=Path(kd3d.__file__).parent / "assets" / "world-teacher")
     options = parser.parse_args()
     spec = preset(options.preset)

@@ -1,0 +1,65 @@
+"""The gate of the generated world: hard enough to tell detectors apart, not so hard that none works.
+
+    python benchmarks/world_gate.py
+
+Needs the shipped teacher and the control runs of kd_three_seeds.py. On the validation world the teacher must reach 45
+to 75 mAP, a converged student of 25 % of its MACs trained without it must be at least 5 mAP below, and clustering with
+a class-size look-up must stay under 15 mAP. Writes results/world_gate.json.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from clustering import cluster_boxes
+from fitting import score
+from worlds import RESULTS, VALIDATION, world
+
+from kd3d.detectors.assets import shipped_teacher
+from kd3d.evaluation.evaluate import evaluate
+from kd3d.runs import environment
+from kd3d.runs.atomic import read_json, write_json
+
+KEYS = ("mAP", "NDS", "per_class")
+
+
+def main() -> None:
+    """Score everything, judge, record."""
+    teacher = shipped_teacher()
+    validation = world(VALIDATION, sweeps=teacher.spec.points.sweeps)
+    with tempfile.TemporaryDirectory() as folder:
+        found = score(teacher.module, validation, Path(folder) / "teacher")
+        single = world(VALIDATION, sweeps=0)
+        blind = evaluate(cluster_boxes, single, classes=single.classes, out_dir=Path(folder) / "clustering").to_json()
+    controls = control_scores()
+    record: dict[str, Any] = {
+        "benchmark": "world_gate",
+        "frames": len(validation),
+        "validation_world": VALIDATION,
+        "teacher": {key: found[key] for key in KEYS},
+        "clustering": {key: blind[key] for key in KEYS},
+        "student_no_kd": controls,
+        "gate": {
+            "teacher_45_to_75": 0.45 <= found["mAP"] <= 0.75,
+            "student_5_below": None if controls is None else found["mAP"] - controls["mAP"] >= 0.05,
+            "clustering_under_15": blind["mAP"] < 0.15,
+        },
+        "environment": environment.record(),
+    }
+    write_json(RESULTS / "world_gate.json", record)
+    print(record["gate"], found["mAP"], blind["mAP"], controls)
+
+
+def control_scores() -> dict[str, float] | None:
+    """Mean of the controls in results/kd_three_seeds.json, or ``None`` before they are recorded."""
+    path = RESULTS / "kd_three_seeds.json"
+    if not path.exists():
+        return None
+    finals = [run["scores"][-1] for run in read_json(path)["runs"] if run["arm"] == "control"]
+    return {key: sum(final[key] for final in finals) / len(finals) for key in ("mAP", "NDS")} if finals else None
+
+
+if __name__ == "__main__":
+    main()
