@@ -11,7 +11,7 @@ from sklearn.cluster import DBSCAN
 from kd3d.datasets.sample import Sample
 from kd3d.geometry.boxes import Boxes3D, Floats
 
-# Mean length, width, height per class over nuScenes, metres (rounded; CBGS, arXiv:1908.09492, uses such means as anchors).
+# Mean length, width, height per class over nuScenes in metres, rounded (CBGS, arXiv:1908.09492, anchors on such means).
 MEAN_SIZE_M = {
     "car": (4.6, 1.95, 1.73),
     "truck": (6.9, 2.5, 2.85),

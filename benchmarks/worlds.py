@@ -1,9 +1,9 @@
 """The generated worlds of the benchmarks. Their scenes are disjoint: each has a seed of its own.
 
-    shipped teacher  seed 1000   the teacher in the package is trained on it
-    train            seed 2000   students and controls are trained on it
-    validation       seed 3000   everything is scored on it
-    demo             seed 4000   `kd3d demo`
+- shipped teacher, seed 1000: the teacher in the package is trained on it
+- train, seed 2000: students and controls are trained on it
+- validation, seed 3000: everything is scored on it
+- demo, seed 4000: ``kd3d demo``
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How models are timed: one frame in flight, stage by stage, several models in alternating blocks over the same frames."""
+"""How models are timed: one frame in flight, stage by stage, several models in turns over the same frames."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def median_interval(samples: ArrayLike, *, confidence: float = 0.95) -> tuple[fl
 
 
 def summary(samples: ArrayLike, percentiles: Sequence[float] = PERCENTILES) -> dict[str, float | int | list[float]]:
-    """``n``, ``mean``, ``std``, ``cov``, ``min``, ``max``, one ``p<percent>`` each, and ``p50_ci95``; the unit of the samples.
+    """``n``, ``mean``, ``std``, ``cov``, ``min``, ``max``, a ``p<percent>`` each, ``p50_ci95``; in the samples' unit.
 
     ``p99.9`` is added from 2000 samples on, where it means something.
     """

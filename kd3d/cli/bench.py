@@ -32,7 +32,7 @@ def bench(
     ] = None,
     json_line: Json = False,
 ) -> None:
-    """Latency and throughput over real frames, end to end and by stage; several models take turns on the same frames."""
+    """Latency and throughput over real frames, end to end and by stage; several models take turns on them."""
     from kd3d.bench import bench as measure
     from kd3d.report.table import bench_table, show
 

@@ -24,7 +24,7 @@ def demo(
     force: Force = False,
     json_line: Json = False,
 ) -> None:
-    """The main job on a generated world: compress the shipped teacher, export, time and score both, draw their boxes."""
+    """The main job on a generated world: compress the shipped teacher, export, time, score and draw both."""
     from kd3d.cli.train import open_run
     from kd3d.detectors.assets import shipped_teacher
     from kd3d.report.demo import NAMES, DemoSettings, run_demo

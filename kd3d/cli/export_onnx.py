@@ -30,7 +30,8 @@ def onnx(
     result = export_onnx(loaded, out, frames=_parity_frames(frames, parity_frames), opset=opset, pillars=pillars)
     parity = result.parity
     say(
-        f"{result.artifact}: {result.precision}, {parity.matched} of {parity.boxes} boxes on {parity.frames} frames as in torch"
+        f"{result.artifact}: {result.precision}, "
+        f"{parity.matched} of {parity.boxes} boxes on {parity.frames} frames as in torch"
     )
     emit(result.to_json(), as_json=json_line)
 

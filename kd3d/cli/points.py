@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def frame_from_file(path: Path, spec: DetectorSpec, *, columns: str | None = None) -> tuple[Any, DetectorSpec]:
     """One frame, and the specification to feed it to.
 
-    A ``.bin`` has the columns of its data set: those of ``columns``, else nuScenes' for ``.pcd.bin`` and for nuScenes and
-    world models, else KITTI's. An ``.npy`` or ``.npz`` is in the model's feature order and fed as it is, so the
+    A ``.bin`` has the columns of its data set: those of ``columns``, else nuScenes' for ``.pcd.bin`` and for nuScenes
+    and world models, else KITTI's. An ``.npy`` or ``.npz`` is in the model's feature order and fed as it is, so the
     returned specification has no intensity transform.
 
     Raises:

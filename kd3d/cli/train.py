@@ -23,6 +23,9 @@ Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate of the one
 Precision = Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16 (GPU only).")]
 Every = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
 Validation = Annotated[int, typer.Option("--eval-every", min=0, help="Steps between validations; 0: at the end only.")]
+NormMomentum = Annotated[
+    float | None, typer.Option("--norm-momentum", help="Of every batch norm while training; 0.1 suits short runs.")
+]
 EvalSplit = Annotated[str, typer.Option("--eval-split", help="Frames that are scored: val, or train to test memory.")]
 Paste = Annotated[
     int, typer.Option("--paste", min=0, help="Fill each frame up to this many objects per class; 0: none.")
@@ -45,6 +48,7 @@ def train(
     checkpoint_every: Every = 200,
     ema_decay: Annotated[float, typer.Option("--ema-decay", help="Of the averaged weights; 0: none.")] = 0.99,
     paste: Paste = 0,
+    norm_momentum: NormMomentum = None,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random flips, rotation and scaling.")] = True,
     device: Device = "auto",
     resume: Resume = False,
@@ -63,6 +67,7 @@ def train(
         eval_every=eval_every,
         checkpoint_every=checkpoint_every,
         ema_decay=ema_decay,
+        norm_momentum=norm_momentum,
     )
     request = {"preset": preset, "data": str(data), "paste": paste, "augment": augment, "eval_split": eval_split}
     spec = read_spec(preset)
@@ -70,9 +75,8 @@ def train(
     from kd3d.report.table import number
 
     result = _train(spec, settings, out, request, device)
-    say(
-        f"{result.model}: mAP {number(result.metrics.get('mAP'), '{:.4f}')}, NDS {number(result.metrics.get('NDS'), '{:.4f}')}"
-    )
+    scores = (f"{name} {number(result.metrics.get(name), '{:.4f}')}" for name in ("mAP", "NDS"))
+    say(f"{result.model}: {', '.join(scores)}")
     emit({"model": str(result.model), "steps": result.steps, **_headline(result.metrics)}, as_json=json_line)
 
 
@@ -139,7 +143,7 @@ def _train(spec: Any, settings: Any, out: Path, request: dict[str, Any], device:
 
 
 def augmentation(kind: str, paste: tuple[tuple[str, int], ...]) -> Any:
-    """Flips, rotation and scaling as they are usual for a data set: KITTI is labelled ahead only, so it is not flipped in x."""
+    """Flips, rotation and scaling as usual for a data set: KITTI is labelled ahead only, so x is not flipped."""
     import math
 
     from kd3d.datasets.augment import Augmentation

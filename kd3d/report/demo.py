@@ -1,4 +1,4 @@
-"""The main job on a generated world, start to end: the shipped teacher, its student, exports, latency, accuracy, a picture."""
+"""The main job on a generated world: the shipped teacher, its student, exports, latency, accuracy, a picture."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def run_demo(
 ) -> dict[str, Any]:
     """Compress, export, time and score; returns ``teacher`` and ``student`` with their figures, and the files written.
 
-    ``out`` receives ``world/``, ``compress/``, ``teacher-onnx/``, ``student-onnx/``, ``frames/``, ``bench/``, ``demo.json``,
-    ``table.md`` and ``boxes.png``.
+    ``out`` receives ``world/``, ``compress/``, ``teacher-onnx/``, ``student-onnx/``, ``frames/``, ``bench/``,
+    ``demo.json``, ``table.md`` and ``boxes.png``.
 
     Raises:
         OutputError: ``out`` is not writable.

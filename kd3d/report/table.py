@@ -56,8 +56,8 @@ def comparison(title: str, models: Mapping[str, Mapping[str, Any]]) -> Table:
 
     Args:
         title: above the table.
-        models: per name the keys ``mAP, NDS, macs, params, size_mb, latency_ms_p50, latency_ms_p99, fps``; a missing one
-            is shown as a dash, never guessed.
+        models: per name the keys ``mAP, NDS, macs, params, size_mb, latency_ms_p50, latency_ms_p99, fps``; a missing
+            one is shown as a dash, never guessed.
     """
     table = Table(title, ("model", *(name for name, *_ in COMPARED)))
     for name, values in models.items():

@@ -1,4 +1,4 @@
-"""Where a number was made: machine, versions, commit. Nothing heavy is imported; versions come from package metadata."""
+"""Where a number was made: machine, versions, commit. Versions come from package metadata, without an import."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def packages() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of the source that runs, with ``-dirty`` when tracked files were changed; ``None`` if not a checkout."""
+    """The git commit of the source, ``-dirty`` when tracked files were changed; ``None`` if not a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

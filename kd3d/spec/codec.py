@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON values and back, strictly: an unknown or missing field is an error that lists the known ones."""
+"""Frozen dataclasses to JSON values and back, strictly: an unknown or missing field is an error that names it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def from_json(kind: type[T], value: Any, *, where: str = "") -> T:
     unknown = sorted(set(value) - set(fields))
     if unknown:
         raise SpecError(
-            f"{where or kind.__name__} has unknown field(s) {', '.join(unknown)}; the known ones are {', '.join(fields)}."
+            f"{where or kind.__name__} has unknown field(s) {', '.join(unknown)}; "
+            f"the known ones are {', '.join(fields)}."
         )
     missing = [
         name
@@ -58,10 +59,8 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         return _decode_tuple(arguments, value, where)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
         rest = [argument for argument in arguments if argument is not type(None)]
-        return _decode(rest[0], value, where)
+        return None if value is None and len(rest) < len(arguments) else _decode(rest[0], value, where)
     if origin is typing.Literal:
         if value not in arguments:
             raise SpecError(f"{where} must be one of {', '.join(map(repr, arguments))}, but is {value!r}.")
@@ -80,4 +79,6 @@ def _decode_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[A
         return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if len(arguments) != len(value):
         raise SpecError(f"{where} must have {len(arguments)} entries, but has {len(value)}.")
-    return tuple(_decode(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(arguments, value, strict=True)))
+    return tuple(
+        _decode(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(arguments, value, strict=True))
+    )

@@ -19,8 +19,10 @@ class DecodeSpec:
             ``cell`` takes the best class of each cell (det3d, Autoware).
         score_threshold: strictly above.
         center_limit_m: x, y, z minima then maxima; a box whose centre is outside is dropped.
-        nms: ``rotate`` by rotated BEV IoU, ``circle`` by squared centre distance, ``none``. Class-agnostic within a task.
-        nms_threshold: one per task: IoU, or square metres for ``circle`` (a box is suppressed at <= for circle, > for IoU).
+        nms: ``rotate`` by rotated BEV IoU, ``circle`` by squared centre distance, ``none``. Within a task all classes
+            suppress each other.
+        nms_threshold: one per task: IoU (a box is suppressed above it), or square metres for ``circle`` (suppressed
+            at or below it).
         nms_pre: boxes per task before suppression.
         nms_post: boxes per task after suppression.
     """

@@ -31,7 +31,9 @@ class PointSpec:
         known = ("x", "y", "z", "intensity", "time_lag", "elongation", "ring")
         unknown = [name for name in self.features if name not in known]
         if unknown or self.features[:3] != ("x", "y", "z"):
-            raise SpecError(f"point features must begin with x, y, z and be out of {', '.join(known)}; got {self.features}.")
+            raise SpecError(
+                f"point features must begin with x, y, z and be out of {', '.join(known)}; got {self.features}."
+            )
         if self.sweeps < 0:
             raise SpecError(f"sweeps must be 0 or more, not {self.sweeps}.")
 
@@ -184,5 +186,5 @@ class DetectorSpec:
 
     @property
     def point_inputs(self) -> int:
-        """Channels of a decorated point: features, offset to the pillar's mean (3), offset to the pillar's centre (3)."""
+        """Channels of a decorated point: features, offsets to the pillar's mean (3) and to its centre (3)."""
         return len(self.points.features) + 6

@@ -1,7 +1,7 @@
 """Every fenced ``bash`` block of the README and the docs runs, in the order of its page, in one folder per page.
 
-Blocks marked ``<!-- runs: slow -->``, and those that follow one on the same page, run in the slow tier. ``console`` and ``text``
-blocks are not run.
+Blocks marked ``<!-- runs: slow -->``, and those that follow one on the same page, run in the slow tier. Blocks of
+other languages (``console``, ``text``) are not run.
 """
 
 import os
