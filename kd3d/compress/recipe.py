@@ -9,12 +9,13 @@ from typing import Literal
 from kd3d.compress.distill.features import TapKind, cross_scale
 from kd3d.compress.distill.label_kd import LabelKD
 from kd3d.compress.distill.masks import Confident, Everywhere, Foreground, GaussianPivotal, Mask, TopRank
-from kd3d.compress.distill.objective import DetectionWeights, DistillationObjective
+from kd3d.compress.distill.objective import DistillationObjective
 from kd3d.compress.distill.resample import same_cells
 from kd3d.compress.distill.signals import CenterRegression, PivotalLogits, Signal
 from kd3d.detectors.model import CenterPoint
 from kd3d.errors import UsageError
 from kd3d.spec import DetectorSpec
+from kd3d.training.objective import DetectionWeights
 
 MaskName = Literal["gaussian", "confidence", "rank", "foreground", "everywhere"]
 

@@ -64,23 +64,46 @@ def total(terms: Sequence[Term], masses: Mapping[str, Tensor] | None = None) -> 
     return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
 
 
+@dataclass(frozen=True)
+class DetectionWeights:
+    """Weights of the detection losses.
+
+    Args:
+        heatmap: of every focal term.
+        box: of every L1 term.
+        velocity: of the two velocity codes within the L1 term.
+    """
+
+    heatmap: float = 1.0
+    box: float = 2.0
+    velocity: float = 1.0
+
+    @classmethod
+    def of(cls, spec: DetectorSpec) -> DetectionWeights:
+        """The published ones: CenterPoint's for nuScenes where there is velocity (metres per second would drown the
+        other codes), else SparseKD's for Waymo (``specs/sparsekd.md`` 1.1).
+        """
+        return cls(box=0.25, velocity=0.2) if spec.head.velocity else cls()
+
+
 def detection_terms(
-    heads: Sequence[TaskMaps], targets: Sequence[BatchTargets], *, heatmap_weight: float = 1.0, box_weight: float = 2.0
+    heads: Sequence[TaskMaps], targets: Sequence[BatchTargets], weights: DetectionWeights
 ) -> list[Term]:
     """CenterPoint's losses of a batch: ``task{t}.heatmap`` (focal) and ``task{t}.box`` (L1), per task.
 
     Args:
         heads: per task, ``[B, C, H, W]`` each.
         targets: per task, on the device of the heads.
-        heatmap_weight: weight of every focal term.
-        box_weight: weight of every L1 term.
+        weights: of the terms.
     """
     terms = []
     for index, (maps, target) in enumerate(zip(heads, targets, strict=True)):
-        terms.append(Term(f"task{index}.heatmap", *focal_loss(maps.hm, target.heatmap), heatmap_weight))
+        terms.append(Term(f"task{index}.heatmap", *focal_loss(maps.hm, target.heatmap), weights.heatmap))
         branches = (maps.center, maps.center_z, maps.dim, maps.rot, maps.vel)
         predicted = torch.cat([gather_cells(part, target.cell) for part in branches if part is not None], 1)
-        terms.append(Term(f"task{index}.box", *l1_loss(predicted, target.values, target.mask), box_weight))
+        mask = target.mask.clone()
+        mask[:, 8:] *= weights.velocity
+        terms.append(Term(f"task{index}.box", *l1_loss(predicted, target.values, mask), weights.box))
     return terms
 
 
@@ -89,21 +112,16 @@ class DetectionObjective:
     """The detection losses alone: trains a teacher, or a control without distillation."""
 
     spec: DetectorSpec
-    heatmap_weight: float = 1.0
-    box_weight: float = 2.0
+    weights: DetectionWeights | None = None
 
     def __call__(self, module: nn.Module, batch: TrainBatch) -> list[Term]:
         """See ``Objective``."""
         heads = module(batch.student).heads
         targets = batch.targets or assign_targets_batch(batch.boxes, self.spec)
         device = heads[0].hm.device
-        return detection_terms(
-            heads,
-            [target.to(device) for target in targets],
-            heatmap_weight=self.heatmap_weight,
-            box_weight=self.box_weight,
-        )
+        weights = self.weights or DetectionWeights.of(self.spec)
+        return detection_terms(heads, [target.to(device) for target in targets], weights)
 
     def identity(self) -> dict[str, object]:
         """Settings that a resumed run must repeat."""
-        return {"kind": "detection", "heatmap_weight": self.heatmap_weight, "box_weight": self.box_weight}
+        return {"kind": "detection", "weights": repr(self.weights or DetectionWeights.of(self.spec))}

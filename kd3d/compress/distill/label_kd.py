@@ -84,7 +84,7 @@ class LabelKD:
 
     def merge(self, truth: Boxes3D, teacher: Boxes3D, classes: Sequence[str]) -> Boxes3D:
         """One frame's targets, without scores. Labels of both index ``classes``."""
-        limits = np.array([self.per_class.get(name, self.threshold) for name in classes], np.float64)
+        limits = np.array([self.per_class.get(name, self.threshold) for name in classes], np.float32)
         if teacher.score is None:
             raise UsageError("the teacher's boxes have no scores.")
         confident = teacher.select(teacher.score > limits[teacher.label])

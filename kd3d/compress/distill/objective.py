@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,7 +18,7 @@ from kd3d.errors import UsageError
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.spec import DetectorSpec
 from kd3d.training.batch import TrainBatch
-from kd3d.training.objective import Term, detection_terms
+from kd3d.training.objective import DetectionWeights, Term, detection_terms
 from kd3d.training.targets import BatchTargets, assign_targets_batch
 
 
@@ -29,14 +28,6 @@ def same_input(student: DetectorSpec, teacher: DetectorSpec) -> bool:
     caps = (ours.mode, ours.max_points, ours.max_pillars) == (theirs.mode, theirs.max_points, theirs.max_pillars)
     dynamic = ours.mode == theirs.mode == "dynamic"
     return student.points == teacher.points and student.grid == teacher.grid and (caps or dynamic)
-
-
-@dataclass(frozen=True)
-class DetectionWeights:
-    """Weights of the student's own losses."""
-
-    heatmap: float = 1.0
-    box: float = 2.0
 
 
 class DistillationObjective:
@@ -79,7 +70,7 @@ class DistillationObjective:
         self.student_spec = student_spec
         self.signals = tuple(signals)
         self.label_kd = label_kd
-        self.weights = weights or DetectionWeights()
+        self.weights = weights or DetectionWeights.of(student_spec)
         self.teacher_norm = teacher_norm
         self._teacher = _frozen(teacher, teacher_norm)
         self._modules = {
@@ -105,12 +96,7 @@ class DistillationObjective:
         device = output.heads[0].hm.device
         teacher = self._teach(batch.student if batch.teacher is None else batch.teacher, device)
         targets = self._targets(batch, teacher)
-        terms = detection_terms(
-            output.heads,
-            [target.to(device) for target in targets],
-            heatmap_weight=self.weights.heatmap,
-            box_weight=self.weights.box,
-        )
+        terms = detection_terms(output.heads, [target.to(device) for target in targets], self.weights)
         adapters = {name: adapter.to(device) for name, adapter in self._modules.items()}
         context = SignalContext(output, teacher, self.student_spec, self.teacher_spec, batch.boxes, adapters)
         return [*terms, *(signal(context) for signal in self.signals)]

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from kd3d.detectors.presets import preset
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.runtime.heads import TaskMaps
 from kd3d.training.batch import make_batch
-from kd3d.training.objective import DetectionObjective, Term, detection_terms, total
+from kd3d.training.objective import DetectionObjective, DetectionWeights, Term, detection_terms, total
 
 TINY = preset("world-centerpoint-pillar-tiny")
 
@@ -42,7 +43,7 @@ def module():
 def test_detection_terms_are_one_focal_and_one_box_term_per_task():
     spec = preset("world-centerpoint-pillar-six-tasks")
     torch.manual_seed(0)
-    terms = DetectionObjective(spec, box_weight=0.25)(build(spec), make_batch([frame_of(0)], spec))
+    terms = DetectionObjective(spec, DetectionWeights(box=0.25))(build(spec), make_batch([frame_of(0)], spec))
     assert [(t.name, t.weight) for t in terms[:2]] == [("task0.heatmap", 1.0), ("task0.box", 0.25)]
     assert len(terms) == 12
     assert sum(t.mass.item() for t in terms if t.name.endswith("box")) == 8  # every box belongs to one task
@@ -91,7 +92,20 @@ def test_maps_that_hold_the_targets_have_no_box_loss():
     flat[target.cell] = target.values
     parts = flat.reshape(2, 64, 64, 10).permute(0, 3, 1, 2).split(list(sizes.values()), 1)
     maps = TaskMaps(hm=torch.zeros(2, 10, 64, 64), **dict(zip(sizes, parts, strict=True)))
-    box = detection_terms([maps], batch.targets)[1]
+    box = detection_terms([maps], batch.targets, DetectionWeights())[1]
     assert box.name == "task0.box"
     assert box.sum.item() == 0
     assert box.mass.item() == 16
+
+
+def test_velocity_counts_a_fifth_where_a_detector_predicts_it():
+    assert DetectionWeights.of(TINY) == DetectionWeights(box=0.25, velocity=0.2)
+    still = replace(TINY, head=replace(TINY.head, velocity=False))
+    assert DetectionWeights.of(still) == DetectionWeights(box=2.0)
+    batch = make_batch([frame_of(1)], TINY)
+    module = build(TINY)
+    heads = module(batch.student).heads
+    full = detection_terms(heads, batch.targets, DetectionWeights())[1].sum
+    none = detection_terms(heads, batch.targets, DetectionWeights(velocity=0.0))[1].sum
+    fifth = detection_terms(heads, batch.targets, DetectionWeights(velocity=0.2))[1].sum
+    assert fifth.item() == pytest.approx((none + 0.2 * (full - none)).item(), rel=1e-5)
