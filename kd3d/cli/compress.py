@@ -24,7 +24,7 @@ from kd3d.cli.options import (
     Teacher,
     Workers,
 )
-from kd3d.cli.train import Batch, Epochs, Precision, Rate, Steps, open_run, training_settings
+from kd3d.cli.train import Batch, Epochs, NormMomentum, Precision, Rate, Steps, open_run, training_settings
 
 
 def compress(
@@ -45,6 +45,7 @@ def compress(
     seed: Seed = 0,
     workers: Workers = 1,
     precision: Precision = "fp32",
+    norm_momentum: NormMomentum = None,
     inherit: teaching.Rule = "l1",
     logit_weight: teaching.Logits = 7.0,
     mask: teaching.Mask = "gaussian",
@@ -63,7 +64,14 @@ def compress(
     budgets = Budgets.parse(flops=budget_flops, params=budget_params, convention=flops_convention)  # type: ignore[arg-type]
     model = load_model(teacher)
     training = training_settings(
-        steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, workers=workers, precision=precision
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        workers=workers,
+        precision=precision,
+        norm_momentum=norm_momentum,
     )
     recipe = {"logits": logit_weight, "mask": mask, "features": feature_weight, "label_threshold": label_threshold}
     taught = teaching.settings(training, inherit=inherit, recipe=recipe, control=control)

@@ -10,7 +10,7 @@ from kd3d.cli import teaching
 from kd3d.cli.console import emit
 from kd3d.cli.models import load_model
 from kd3d.cli.options import Data, Device, Force, Json, Out, Resume, Seed, Teacher, Workers
-from kd3d.cli.train import Batch, Epochs, Precision, Rate, Steps, open_run, read_spec, training_settings
+from kd3d.cli.train import Batch, Epochs, NormMomentum, Precision, Rate, Steps, open_run, read_spec, training_settings
 
 
 def distill(
@@ -27,6 +27,7 @@ def distill(
     seed: Seed = 0,
     workers: Workers = 1,
     precision: Precision = "fp32",
+    norm_momentum: NormMomentum = None,
     inherit: teaching.Rule = "l1",
     logit_weight: teaching.Logits = 7.0,
     mask: teaching.Mask = "gaussian",
@@ -46,7 +47,14 @@ def distill(
 
     model, spec = load_model(teacher), read_spec(student)
     training = training_settings(
-        steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, workers=workers, precision=precision
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        workers=workers,
+        precision=precision,
+        norm_momentum=norm_momentum,
     )
     recipe = {"logits": logit_weight, "mask": mask, "features": feature_weight, "label_threshold": label_threshold}
     settings = teaching.settings(training, inherit=inherit, recipe=recipe, control=control)

@@ -42,8 +42,8 @@ def kitti_pillar() -> DetectorSpec:
 
 
 def kitti_pillar_small() -> DetectorSpec:
-    """0.32 m, 224 x 256 cells, output at 0.64 m; narrow enough to train on a CPU."""
-    grid = BevGrid(0.0, -40.96, -3.0, 71.68, 40.96, 1.0, 0.32)
+    """0.24 m, 240 x 288 cells, output at 0.48 m, to 57.6 m; narrow enough to train on a CPU."""
+    grid = BevGrid(0.0, -34.56, -3.0, 57.6, 34.56, 1.0, 0.24)
     return DetectorSpec(
         name="kitti-centerpoint-pillar-small",
         points=PointSpec(camera_view_only=True),
@@ -54,8 +54,8 @@ def kitti_pillar_small() -> DetectorSpec:
             layers=(2, 3, 3),
             channels=(32, 64, 128),
             up_strides=(1.0, 2.0, 4.0),
-            up_channels=(48, 48, 48),
+            up_channels=(32, 32, 32),
         ),
-        head=CenterHeadSpec(tasks=(CLASSES,), shared_channels=48, branch_channels=32),
+        head=CenterHeadSpec(tasks=(CLASSES,), shared_channels=32, branch_channels=24),
         decode=_decode(grid),
     )

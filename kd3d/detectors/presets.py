@@ -53,7 +53,7 @@ _LINES: dict[str, str] = {
     "waymo-centerpoint-pillar-pcdet": "OpenPCDet's CenterPoint-Pillar for Waymo, 0.32 m, 468 x 468",
     "nuscenes-centerpoint-pillar": "OpenPCDet's CenterPoint-Pillar for nuScenes, 0.2 m, six tasks, velocity, 10 sweeps",
     "kitti-centerpoint-pillar": "CenterPoint-Pillar for KITTI, 0.16 m, Car, Pedestrian, Cyclist",
-    "kitti-centerpoint-pillar-small": "a narrow 0.32 m detector for KITTI that trains on a CPU",
+    "kitti-centerpoint-pillar-small": "a narrow 0.24 m detector for KITTI that trains on a CPU",
     "world-centerpoint-pillar": "the teacher of the generated world, 0.4 m, ten classes in one task",
     "world-centerpoint-pillar-small": "a student for the generated world with about a quarter of the teacher's MACs",
     "world-centerpoint-pillar-six-tasks": "a small detector for the generated world with the six nuScenes tasks",

@@ -18,6 +18,7 @@ from kd3d.training.ema import Ema
 from kd3d.training.interrupt import Interrupts
 from kd3d.training.loader import FrameSource, batches
 from kd3d.training.log import MetricsLog, read_metrics
+from kd3d.training.norms import set_norm_momentum
 from kd3d.training.objective import Objective
 from kd3d.training.precision import resolve_precision
 from kd3d.training.result import Pace, TrainResult, TrainUpdate
@@ -51,6 +52,8 @@ class Session:
         self.steps = settings.total_steps(len(source.dataset))
         if settings.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if settings.norm_momentum is not None:
+            set_norm_momentum(module, settings.norm_momentum)
         precision = resolve_precision(settings.precision, self.device)
         adapters = getattr(objective, "adapters", None)
         trained = [*module.parameters(), *(adapters.parameters() if adapters is not None else ())]

@@ -46,6 +46,9 @@ class TrainSettings:
     """Convolutions in channels-last memory format."""
     ema_decay: float = 0.999
     """Decay of the moving average of weights and normalisation buffers; 0 turns it off."""
+    norm_momentum: float | None = None
+    """Momentum of every batch norm while training, instead of the network's own. The frameworks' 0.01 needs hundreds of
+    steps before running statistics follow the weights; 0.1 suits short runs."""
     seed: int = 0
     """Fixes order, augmentation and everything drawn in a step."""
     workers: int = 2
@@ -74,6 +77,8 @@ class TrainSettings:
                 raise UsageError(f"{name} must be in 0 (included) to {high:g} (excluded), not {getattr(self, name):g}.")
         if not self.weight_decay >= 0 or not all(0 <= value < 1 for value in self.momentum):
             raise UsageError(f"weight_decay ({self.weight_decay:g}) must be >= 0 and momentum {self.momentum} in 0..1.")
+        if self.norm_momentum is not None and not 0 < self.norm_momentum <= 1:
+            raise UsageError(f"norm_momentum must be above 0 and at most 1, not {self.norm_momentum:g}.")
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise UsageError(f"precision must be fp32, bf16 or fp16, not {self.precision!r}.")
 
@@ -91,4 +96,6 @@ class TrainSettings:
     def identity(self) -> dict[str, object]:
         """The settings that decide the result; a resumed run must repeat them."""
         free = {"workers", "log_every", "eval_every", "checkpoint_every"}
+        if self.norm_momentum is None:
+            free.add("norm_momentum")  # so that runs from before the setting existed can go on
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}

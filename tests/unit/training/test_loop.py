@@ -45,12 +45,8 @@ def found(boxes: Boxes3D, truth: Boxes3D) -> int:
 
 def test_training_learns_four_frames_by_heart(tmp_path):
     dataset = memory_dataset(4)
-    settings = TrainSettings(steps=50, batch_size=4, workers=1, log_every=1, ema_decay=0.9, lr=1e-2)
-    net = module()
-    for part in net.modules():
-        if hasattr(part, "momentum"):
-            part.momentum = 0.1  # the trunk's 0.01 needs hundreds of steps before its statistics mean anything
-    result = train(net, dataset, settings=settings, run=tmp_path)
+    settings = TrainSettings(steps=50, batch_size=4, workers=1, log_every=1, ema_decay=0.9, lr=1e-2, norm_momentum=0.1)
+    result = train(module(), dataset, settings=settings, run=tmp_path)
     losses = [line["loss"] for line in result.history]
     assert np.mean(losses[-5:]) < np.mean(losses[:3]) / 20
     with torch.no_grad():
@@ -79,6 +75,18 @@ def test_the_averaged_network_is_what_is_validated_returned_and_saved(tmp_path):
     assert stored.meta["metrics"] == result.metrics == {"mAP": 0.5}
     assert stored.meta["training"]["steps"] == 5
     assert [line["val"]["mAP"] for line in result.history if "val" in line] == [0.2, 0.4, 0.5]
+
+
+def test_norm_momentum_is_that_of_every_batch_norm_while_training(tmp_path):
+    net = module()
+    before = {part.momentum for part in net.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)}
+    train(net, memory_dataset(2), settings=quick(steps=1, norm_momentum=0.3), run=tmp_path)
+    after = {part.momentum for part in net.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)}
+    assert before == {0.01, 0.1}
+    assert after == {0.3}
+    saved = load_model(tmp_path / "model").module
+    kept = {part.momentum for part in saved.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)}
+    assert kept == before
 
 
 def test_metrics_lines_say_everything_about_a_step(tmp_path):

@@ -26,6 +26,8 @@ def test_an_unknown_setting_is_refused_with_the_known_ones():
     ({"steps": 1, "pct_start": 1.0}, "pct_start must be in 0"),
     ({"steps": 1, "ema_decay": 1.0}, "ema_decay must be in 0"),
     ({"steps": 1, "weight_decay": -1.0}, "weight_decay"),
+    ({"steps": 1, "norm_momentum": 0.0}, "norm_momentum must be above 0 and at most 1, not 0"),
+    ({"steps": 1, "norm_momentum": 1.5}, "norm_momentum must be above 0"),
     ({"steps": 1, "precision": "int8"}, "precision must be fp32, bf16 or fp16, not 'int8'"),
 ])  # fmt: skip
 def test_impossible_settings_are_refused(changes, message):
@@ -42,3 +44,8 @@ def test_what_does_not_change_the_result_is_not_part_of_the_identity():
     one = TrainSettings(steps=5, workers=0, log_every=1, eval_every=3, checkpoint_every=1)
     assert one.identity() == TrainSettings(steps=5).identity()
     assert one.identity() != TrainSettings(steps=5, seed=1).identity()
+
+
+def test_norm_momentum_decides_the_result_but_runs_from_before_it_existed_can_go_on():
+    assert TrainSettings(steps=5, norm_momentum=0.1).identity()["norm_momentum"] == 0.1
+    assert "norm_momentum" not in TrainSettings(steps=5).identity()
