@@ -24,6 +24,8 @@ Floats = NDArray[Any]
 SHRINK = 2
 FAR_M = 250.0
 _NEAR_M = 0.25
+_GRAZING = 0.08  # rays less steep than this, up or down, are marched over the ground
+_MARCH_M = np.geomspace(4.0, FAR_M, 20)
 _SUN = np.array([0.45, -0.35, 0.82]) / np.linalg.norm([0.45, -0.35, 0.82])
 _HAZE = np.array([0.74, 0.78, 0.82], np.float32)
 _ZENITH = np.array([0.42, 0.58, 0.80], np.float32)
@@ -83,15 +85,27 @@ def _rays(mount: CameraMount, rotation: Floats, size: tuple[int, int]) -> tuple[
 
 
 def _ground_depth(terrain: Terrain, origin: Floats, direction: tuple[Floats, Floats, Floats]) -> Floats:
-    """Depth of the ground along every ray; infinite for the sky. Slopes are mild, so fixed-point steps converge."""
+    """Depth of the ground along every ray; infinite for the sky.
+
+    Slopes are mild, so fixed-point steps converge for steep rays. Grazing ones may meet a rise first, where the steps
+    would run away, so they are marched.
+    """
     result = np.full(len(direction[0]), np.inf, np.float32)
-    down = np.flatnonzero(direction[2] < -1e-3)
-    dx, dy, dz = (axis[down].astype(np.float64) for axis in direction)
+    steep = np.flatnonzero(direction[2] < -_GRAZING)
+    dx, dy, dz = (axis[steep].astype(np.float64) for axis in direction)
     height = float(terrain.base(np.asarray(origin[0]), np.asarray(origin[1])))
     t = np.minimum((height - origin[2]) / dz, FAR_M)
     for _ in range(3):
         t = np.clip((terrain.base(origin[0] + t * dx, origin[1] + t * dy) - origin[2]) / dz, 0.1, FAR_M)
-    result[down] = t
+    result[steep] = t
+    grazing = np.flatnonzero((direction[2] >= -_GRAZING) & (direction[2] < _GRAZING))
+    dx, dy, dz = (axis[grazing].astype(np.float64)[:, None] for axis in direction)
+    above = origin[2] + _MARCH_M * dz - terrain.base(origin[0] + _MARCH_M * dx, origin[1] + _MARCH_M * dy)
+    met = np.flatnonzero((above < 0).any(1))
+    first = np.maximum((above[met] < 0).argmax(1), 1)
+    before, after = above[met, first - 1], above[met, first]
+    share = np.clip(before / (before - after), 0, 1)
+    result[grazing[met]] = 1 / (1 / _MARCH_M[first - 1] + share * (1 / _MARCH_M[first] - 1 / _MARCH_M[first - 1]))
     return result
 
 
