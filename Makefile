@@ -46,6 +46,6 @@ $(VENV)/.installed-all: $(BIN)/python $(INPUTS)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]'
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed-all $(INPUTS)
+$(VENV)/.installed-dev: $(BIN)/python $(INPUTS)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
-	touch $@
+	touch $(VENV)/.installed-all $@

@@ -1,76 +1,58 @@
-"""Write the README's result tables from ``benchmarks/results/*.json``.
+"""Write what is between the README's markers: the measured results, from ``results/*.json``, and the picture.
 
-A result file is what a suite of this folder recorded: ``{"title": str, "tables": [{"caption", "columns", "rows"}], "notes": [str],
-"env": {...}, "command": [...]}``; ``env`` is ``kd3d.runs.environment.record()``. Files without ``tables`` are kept out of the README.
+    python benchmarks/readme_table.py            rewrite README.md
+    python benchmarks/readme_table.py --check    change nothing; end with code 1 if README.md is stale
+
+A result that was not recorded is said to be absent. No number here comes from anywhere else.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
-from kd3d.report.table import Table
+from readme_sections import SECTIONS, Section, provenance
+
 from kd3d.runs.atomic import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTHING = "No results have been recorded yet. Run `make bench`."
+PICTURE = Path("docs/images/demo.png")
+CAPTION = "The same cloud with the boxes of the teacher and of the student"
 
 
 def main() -> None:
-    """Rewrite the README between its markers, or with ``--check`` only say whether that would change it."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; end with code 1 if the README is stale")
-    arguments = parser.parse_args()
+    """Rewrite the README, or with ``--check`` only say whether that would change it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
     readme = ROOT / "README.md"
     before = readme.read_text()
-    after = between(before, "results", results(ROOT / "benchmarks" / "results"))
-    after = between(after, "picture", picture(ROOT))
-    if arguments.check:
-        raise SystemExit(
-            0 if after == before else "README.md is not what benchmarks/results says. Run benchmarks/readme_table.py"
-        )
+    after = rendered(before, ROOT)
+    if parser.parse_args().check:
+        raise SystemExit(0 if after == before else "README.md is stale. Run benchmarks/readme_table.py.")
     if after != before:
         write_text(readme, after)
-    print(json.dumps({"changed": after != before}))
+    print("README.md was rewritten." if after != before else "README.md is up to date.")
+
+
+def rendered(readme: str, root: Path) -> str:
+    """The text of the README with results and picture of ``root`` in it."""
+    after = between(readme, "results", results(root / "benchmarks" / "results"))
+    image = f"![{CAPTION}]({PICTURE})" if (root / PICTURE).exists() else ""
+    return between(after, "picture", image)
 
 
 def results(folder: Path) -> str:
-    """All recorded tables as Markdown, one section per file."""
-    records = [read_json(path) for path in sorted(folder.glob("*.json"))]
-    sections = [section(record) for record in records if isinstance(record, dict) and record.get("tables")]
-    return "\n\n".join(sections) if sections else NOTHING
+    """All sections as Markdown."""
+    return "\n\n".join(one_section(section, folder) for section in SECTIONS)
 
 
-def section(record: dict[str, Any]) -> str:
-    """One result file as Markdown, with machine, commit and command."""
-    parts = [f"### {record['title']}"]
-    for table in record["tables"]:
-        if table.get("caption"):
-            parts.append(f"{table['caption']}:")
-        rows = [tuple(str(cell) for cell in row) for row in table["rows"]]
-        parts.append(Table("", tuple(table["columns"]), rows).markdown())
-    parts += list(record.get("notes", []))
-    parts.append(f"<sub>{provenance(record)}</sub>")
-    return "\n\n".join(parts)
-
-
-def provenance(record: dict[str, Any]) -> str:
-    """Where a result was made."""
-    env = record.get("env", {})
-    machine = env.get("machine", {})
-    gpus = f", {'; '.join(machine['gpus'])}" if machine.get("gpus") else ""
-    where = f"{machine.get('cpu', 'unknown processor')}, {machine.get('cores', '?')} cores{gpus}"
-    commit = str(env.get("commit") or "unknown")
-    commit = commit[:10] + ("-dirty" if commit.endswith("-dirty") else "")
-    return f"{where}; {env.get('date', 'no date')}; commit {commit}; `{' '.join(record.get('command') or env.get('command') or [])}`"
-
-
-def picture(root: Path) -> str:
-    """The demo's picture, if one is kept in the documentation."""
-    kept = root / "docs" / "demo.png"
-    return f"![The same cloud with the boxes of teacher and student]({kept.relative_to(root)})" if kept.exists() else ""
+def one_section(section: Section, folder: Path) -> str:
+    """One result as Markdown, or that it was not recorded."""
+    path = folder / f"{section.name}.json"
+    if not path.exists():
+        return f"### {section.title}\n\nNot recorded yet (`benchmarks/{section.name}.py`)."
+    record = read_json(path)
+    return "\n\n".join([f"### {section.title}", *section.render(record), f"<sub>{provenance(record)}</sub>"])
 
 
 def between(text: str, name: str, content: str) -> str:

@@ -1,4 +1,11 @@
-"""``make bench``: run every suite ``bench_*.py`` of this folder, one after another; each records its JSON in ``results/``."""
+"""``make bench``: every script that records a result, one after another; each writes ``results/NAME.json``.
+
+    python benchmarks/run_all.py                  all of them: hours, most of them the nine trainings of kd_three_seeds
+    python benchmarks/run_all.py pillars world    those whose name contains one of the words
+
+The order is that of dependence: the gate of the world and the speed of the student use the trainings. Finished
+trainings are not repeated, and a stopped one resumes.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +16,45 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+SEEDS = (1, 2, 3)
+ARMS = ("control", "inherit", "kd")
+SUITES: tuple[tuple[str, ...], ...] = (
+    ("pillars.py",),
+    ("world_stats.py",),
+    *(("kd_three_seeds.py", "run", "--arm", arm, "--seed", str(seed)) for seed in SEEDS for arm in ARMS),
+    ("kd_three_seeds.py", "table"),
+    ("world_gate.py",),
+    ("student_speed.py",),
+    ("kitti_overfit.py", "--out", "runs/kitti-overfit"),
+)
 
 
 def main() -> None:
     """Run the suites whose name contains one of the given words, or all of them; ends with 1 if any failed."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
-    wanted = parser.parse_args().names
-    suites = [
-        path for path in sorted(HERE.glob("bench_*.py")) if not wanted or any(word in path.name for word in wanted)
-    ]
-    failed = []
-    for path in suites:
-        began = time.monotonic()
-        print(f"== {path.name}", flush=True)
-        if subprocess.run([sys.executable, str(path)], cwd=HERE.parent, check=False).returncode:
-            failed.append(path.name)
-        print(f"== {path.name}: {time.monotonic() - began:.0f} s", flush=True)
+    parser.add_argument("--list", action="store_true", help="only print what would run")
+    options = parser.parse_args()
+    wanted = [suite for suite in SUITES if not options.names or any(name in suite[0] for name in options.names)]
+    if not wanted:
+        raise SystemExit(f"no suite is called {' or '.join(options.names)}.")
+    failed = [] if options.list else [suite for suite in wanted if not succeeds(suite)]
+    if options.list:
+        print("\n".join(" ".join(suite) for suite in wanted))
     if failed:
-        raise SystemExit(f"{len(failed)} suite(s) failed: {', '.join(failed)}")
+        raise SystemExit(f"{len(failed)} suite(s) failed: {'; '.join(' '.join(suite) for suite in failed)}")
+
+
+def succeeds(suite: tuple[str, ...]) -> bool:
+    """Run one suite and say how long it took."""
+    label, began = " ".join(suite), time.monotonic()
+    print(f"== {label}", flush=True)
+    code = subprocess.run([sys.executable, HERE / suite[0], *suite[1:]], cwd=HERE.parent, check=False).returncode
+    print(
+        f"== {label}: {'done' if code == 0 else f'failed with code {code}'}, {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
+    return code == 0
 
 
 if __name__ == "__main__":

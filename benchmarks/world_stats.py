@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from kd3d.datasets.world import write_world
+from kd3d.runs import environment
 from kd3d.runs.atomic import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,6 +135,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         sweep, boxes, frequency = world_frames(Path(folder) / "world")
     report: dict[str, Any] = {
+        "benchmark": "world_stats",
         "frames": options.scenes * options.samples,
         "seed": options.seed,
         "seconds": round(seconds, 1),
@@ -145,6 +147,7 @@ def main() -> None:
         report["ratio"] = compare(report["real"], report["world"])
     else:
         print("The real key frame is absent: the world's own figures are recorded without the comparison.")
+    report["environment"] = environment.record()
     write_json(ROOT / "benchmarks" / "results" / "world_stats.json", report)
     print(json.dumps(report, indent=2))
 

@@ -1,0 +1,177 @@
+"""The README's result sections: each turns one recorded file into paragraphs of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kd3d.report.table import Table, comparison, number
+
+Record = Mapping[str, Any]
+POINTS = 100  # mAP and NDS are printed in points
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, the name of the result file, and how it is told."""
+
+    name: str
+    title: str
+    render: Callable[[Record], list[str]]
+
+
+def student_speed(record: Record) -> list[str]:
+    """Teacher and student beside each other."""
+    models = {}
+    for name in ("teacher", "student"):
+        found = record[name]
+        latency = {f"latency_ms_{key}": found["latency_ms"].get(key) for key in ("p50", "p99")}
+        models[name] = {**found, **latency}
+    ratio = number(record.get("ratio_p50"), "{:.2f}")
+    said = f"ONNX Runtime on the CPU, both models in turns over the same frames: the student is {ratio} times as fast"
+    share = record.get("macs_share")
+    said += f", with {100 * share:.1f} % of the MACs." if share is not None else "."
+    parity = [f"{name} {record[name]['parity']}" for name in models if "parity" in record[name]]
+    if parity:
+        said += f" Boxes of the exports that equal torch's: {', '.join(parity)}."
+    warnings = [f"Warning of the timer: {text}" for text in record.get("warnings", [])]
+    return [comparison("", models).markdown(), said, *warnings]
+
+
+def kd_three_seeds(record: Record) -> list[str]:
+    """Every run, then the paired differences."""
+    table = Table("", ("arm", "seed", "steps", "mAP", "NDS"))
+    for run in sorted(record["runs"], key=lambda run: (run["arm"], run["seed"], run["steps"])):
+        final = run["scores"][-1]
+        table.rows.append((run["arm"], str(run["seed"]), str(run["steps"]), points(final["mAP"]), points(final["NDS"])))
+    frames = record.get("worlds", {}).get("validation_frames", "?")
+    said = (
+        f"Student `{record['student']}`, {100 * record['macs_share']:.1f} % of the teacher's MACs; {frames} validation "
+        f"frames; teacher mAP {points(record['teacher']['mAP'])}, NDS {points(record['teacher']['NDS'])}. `control` "
+        "learns from the labels alone, `inherit` starts from the teacher's weights, `kd` inherits and distils."
+    )
+    return [said, table.markdown(), *(verdict(item) for item in record["comparisons"])]
+
+
+def verdict(item: Record) -> str:
+    """One comparison with the control, in words."""
+    differences = ", ".join(f"{value:+.2f}" for value in item["differences"]) or "none"
+    said = f"`{item['arm']}` minus `control`, mAP points by seed: {differences}."
+    if item.get("beats") is None:
+        return f"{said} Too few seeds to judge."
+    converged = "" if item["control_converged"] else ", and the control was still rising"
+    judged = "beats the control" if item["beats"] else "does not beat the control by the rule of CONTRIBUTING.md"
+    return f"{said} Mean {item['mean']:+.2f}, standard error {item['standard_error']:.2f}: it {judged}{converged}."
+
+
+def world_gate(record: Record) -> list[str]:
+    """How hard the world is."""
+    table = Table("", ("detector", "mAP", "NDS"))
+    named = (
+        ("teacher", "the shipped teacher"),
+        ("student_no_kd", "student without the teacher (mean of the controls)"),
+        ("clustering", "clustering and a class-size look-up"),
+    )
+    for key, label in named:
+        found = record.get(key)
+        cells = ("not recorded",) * 2 if found is None else (points(found["mAP"]), points(found["NDS"]))
+        table.rows.append((label, *cells))
+    words = {True: "yes", False: "no", None: "not recorded"}
+    asked = {
+        "teacher_45_to_75": "teacher between 45 and 75 mAP",
+        "student_5_below": "student at least 5 mAP below it",
+        "clustering_under_15": "clustering under 15 mAP",
+    }
+    gate = record.get("gate", {})
+    judged = "; ".join(f"{text}: {words[gate[key]]}" for key, text in asked.items() if key in gate)
+    return [f"{record['frames']} validation frames.", table.markdown(), *([f"{judged}."] if judged else [])]
+
+
+def world_stats(record: Record) -> list[str]:
+    """The generated world beside one real key frame."""
+    if "real" not in record:
+        return ["The real key frame was not there when this was recorded, so there is no comparison."]
+    table = Table("", ("", "generated", "real", "ratio"))
+    sweep = {"points": "points per sweep", "range_p90_m": "range, 90th percentile, m"}
+    for key, label in sweep.items():
+        table.rows.append(row(label, record["world"]["sweep"][key], record["real"]["sweep"][key]))
+    for group, bins in record["real"]["points_per_box"].items():
+        for name, value in bins.items():
+            mine = record["world"]["points_per_box"].get(group, {}).get(name)
+            table.rows.append(row(f"points per {group}, {name}", mine, value))
+    said = f"{record['frames']} generated frames beside the one real nuScenes key frame at hand."
+    return [said, table.markdown()]
+
+
+def row(label: str, mine: float | None, real: float) -> tuple[str, ...]:
+    """One line of the comparison; a dash where the world has nothing of the kind."""
+    ratio = None if mine is None or not real else mine / real
+    return (label, number(mine, "{:,.1f}"), number(real, "{:,.1f}"), number(ratio, "{:.2f}"))
+
+
+def pillars(record: Record) -> list[str]:
+    """Point-to-pillar conversion beside spconv."""
+    contenders = {"spconv PointToVoxel": "spconv", "kd3d group_points": "kd3d", "kd3d hard_pillars": "kd3d, decorated"}
+    heads = [f"{label}, ms" for label in contenders.values()]
+    table = Table("", ("cloud", "points", *heads, "kd3d / spconv"))
+    for cloud in record["clouds"]:
+        times = [number(cloud["times"][name]["min_ms"], "{:.2f}") for name in contenders]
+        ratio = number(cloud["ratios"]["kd3d group_points"]["min"], "{:.2f}")
+        table.rows.append((cloud["cloud"], f"{cloud['points']:,}", *times, ratio))
+    said = (
+        f"One thread, fastest of {record['settings']['repeats']} turns, output equal to spconv's. `decorated` also "
+        "computes the network's input features, which spconv does not."
+    )
+    return [table.markdown(), said]
+
+
+def kitti_overfit(record: Record) -> list[str]:
+    """Twenty real frames learnt by heart."""
+    heads = ("MACs", "parameters", "Car BEV", "Car 3D", "boxes as in torch", "latency p50")
+    table = Table("", ("model", *heads))
+    times = {model["name"]: model["e2e_ms"]["p50"] for model in record["bench"]["models"]}
+    for name, model in record["models"].items():
+        ap, parity = model["scores"]["train"]["ap_r40"], model["parity_on_27_real_frames"]
+        cells = (
+            number(model["macs"], "{:.3f} G", 1e-9),
+            number(model["params"], "{:,.0f}"),
+            points(ap["bev"]["Car"]["moderate"]),
+            points(ap["3d"]["Car"]["moderate"]),
+            f"{parity['matched']} of {parity['boxes']}",
+            number(times.get(name), "{:.1f} ms"),
+        )
+        table.rows.append((name, *cells))
+    said = (
+        f"Preset `{record['preset']}`; moderate AP (R40) on the 20 frames it was trained on, which proves that "
+        "training works and nothing about accuracy on other roads."
+    )
+    return [table.markdown(), said]
+
+
+def points(share: float) -> str:
+    """A metric between 0 and 1 in points."""
+    return number(share, "{:.2f}", POINTS)
+
+
+def provenance(record: Record) -> str:
+    """Machine, date, commit and command of a result."""
+    environment = record.get("environment")
+    if not environment:
+        return "Machine, date and commit were not recorded."
+    machine = environment["machine"]
+    cards = f", {'; '.join(machine['gpus'])}" if machine.get("gpus") else ""
+    commit = str(environment.get("commit") or "unknown")
+    short = commit[:10] + ("-dirty" if commit.endswith("-dirty") else "")
+    command = " ".join(environment.get("command") or ["unknown"])
+    return f"{machine['cpu']}, {machine['cores']} cores{cards}; {environment['date'][:10]}; commit {short}; `{command}`"
+
+
+SECTIONS = (
+    Section("student_speed", "Teacher and student", student_speed),
+    Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
+    Section("world_gate", "How hard the generated world is", world_gate),
+    Section("world_stats", "The generated world beside a real frame", world_stats),
+    Section("kitti_overfit", "Real KITTI frames, learnt by heart", kitti_overfit),
+    Section("pillars", "Points to pillars", pillars),
+)

@@ -1,0 +1,144 @@
+"""The README's figures are those of the recorded files; what was not recorded is said to be absent."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = "a\n<!-- picture:begin -->\n<!-- picture:end -->\nb\n<!-- results:begin -->\nold\n<!-- results:end -->\nc\n"
+MACHINE = {"cpu": "Testor 9", "cores": 2, "gpus": []}
+ENVIRONMENT = {
+    "date": "2026-01-02T03:04:05+00:00",
+    "commit": "0123456789abcdef-dirty",
+    "machine": MACHINE,
+    "command": ["x.py"],
+}
+MODEL = {
+    "mAP": 0.5,
+    "NDS": 0.6,
+    "macs": 2e9,
+    "params": 1000,
+    "size_mb": 3.0,
+    "latency_ms": {"p50": 10.0, "p99": 20.0},
+    "fps": 90.0,
+}
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import readme_table
+
+    yield readme_table
+    for name in ("readme_table", "readme_sections"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def record(tmp_path):
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+
+    def write(name, value):
+        (folder / f"{name}.json").write_text(json.dumps(value))
+
+    return write
+
+
+def test_the_readme_says_what_the_recorded_files_say(table):
+    text = (ROOT / "README.md").read_text()
+    assert table.rendered(text, ROOT) == text, "run benchmarks/readme_table.py"
+
+
+def test_without_any_record_every_section_is_said_to_be_absent(table, tmp_path):
+    text = table.rendered(README, tmp_path)
+    assert text.count("Not recorded yet") == 6
+    assert "old" not in text
+    assert text.startswith("a\n")
+    assert text.endswith("c\n")
+
+
+def test_teacher_and_student_stand_beside_each_other(table, record, tmp_path):
+    student = {**MODEL, "mAP": 0.41, "latency_ms": {"p50": 4.0, "p99": None}}
+    record("student_speed", {"teacher": MODEL, "student": student, "ratio_p50": 2.5, "environment": ENVIRONMENT})
+    text = table.rendered(README, tmp_path)
+    assert "| teacher | 0.500 | 0.600 | 2.000 G | 1,000 | 3.00 MB | 10.0 ms | 20.0 ms | 90.0 |" in text
+    assert "| student | 0.410 | 0.600 | 2.000 G | 1,000 | 3.00 MB | 4.0 ms | - | 90.0 |" in text
+    assert "2.50 times as fast" in text
+    assert "Testor 9, 2 cores; 2026-01-02; commit 0123456789-dirty; `x.py`" in text
+
+
+def three_seeds(differences, *, beats):
+    runs = [
+        {"arm": arm, "seed": seed, "steps": 8, "scores": [{"mAP": 0.1, "NDS": 0.1}, {"mAP": value, "NDS": 0.3}]}
+        for seed in (1, 2, 3)
+        for arm, value in (("kd", 0.25), ("control", 0.2))
+    ]
+    item = {"arm": "kd", "differences": differences, "mean": 1.0, "standard_error": 0.3, "control_converged": True}
+    return {
+        "student": "small",
+        "macs_share": 0.24,
+        "teacher": {"mAP": 0.6, "NDS": 0.5},
+        "worlds": {"validation_frames": 400},
+        "runs": runs,
+        "comparisons": [{**item, "beats": beats}],
+        "environment": ENVIRONMENT,
+    }
+
+
+def test_every_seed_is_published_whatever_it_says(table, record, tmp_path):
+    record("kd_three_seeds", three_seeds([2.0, -1.0, 2.0], beats=False))
+    text = table.rendered(README, tmp_path)
+    assert text.count("| control |") == 3
+    assert text.count("| kd |") == 3
+    assert "| kd | 2 | 8 | 25.00 | 30.00 |" in text
+    assert "+2.00, -1.00, +2.00" in text
+    assert "does not beat the control" in text
+
+
+def test_two_seeds_are_too_few_to_judge(table, record, tmp_path):
+    made = three_seeds([2.0], beats=None)
+    made["comparisons"] = [{"arm": "kd", "differences": [2.0], "beats": None}]
+    record("kd_three_seeds", made)
+    assert "Too few seeds to judge" in table.rendered(README, tmp_path)
+
+
+def test_a_gate_without_the_trained_students_says_so(table, record, tmp_path):
+    record(
+        "world_gate",
+        {
+            "frames": 400,
+            "teacher": {"mAP": 0.6, "NDS": 0.5},
+            "student_no_kd": None,
+            "clustering": {"mAP": 0.05, "NDS": 0.1},
+            "gate": {"teacher_45_to_75": True, "student_5_below": None, "clustering_under_15": False},
+        },
+    )
+    text = table.rendered(README, tmp_path)
+    assert "| student without the teacher (mean of the controls) | not recorded | not recorded |" in text
+    assert "student at least 5 mAP below it: not recorded; clustering under 15 mAP: no." in text
+    assert "Machine, date and commit were not recorded." in text
+
+
+def test_kitti_shows_accuracy_parity_and_speed_of_both_models(table, record, tmp_path):
+    scores = {"train": {"ap_r40": {"bev": {"Car": {"moderate": 0.9}}, "3d": {"Car": {"moderate": 0.8}}}}}
+    model = {"macs": 3e9, "params": 5, "scores": scores, "parity_on_27_real_frames": {"matched": 7, "boxes": 8}}
+    record(
+        "kitti_overfit",
+        {
+            "preset": "kitti-small",
+            "models": {"teacher": model, "student": model},
+            "bench": {"models": [{"name": "teacher", "e2e_ms": {"p50": 12.0}}]},
+            "environment": ENVIRONMENT,
+        },
+    )
+    text = table.rendered(README, tmp_path)
+    assert "| teacher | 3.000 G | 5 | 90.00 | 80.00 | 7 of 8 | 12.0 ms |" in text
+    assert "| student | 3.000 G | 5 | 90.00 | 80.00 | 7 of 8 | - |" in text
+
+
+def test_a_readme_without_markers_is_an_error(table, tmp_path):
+    with pytest.raises(SystemExit, match=r"README\.md has no <!-- results:begin -->"):
+        table.rendered("no markers", tmp_path)
