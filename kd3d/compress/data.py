@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from kd3d.detectors.decode import decode_batch
 from kd3d.detectors.model import CenterPoint
 from kd3d.evaluation.evaluate import evaluate
 from kd3d.geometry.boxes import Boxes3D
+from kd3d.spec import to_json
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,25 @@ class CompressData:
     val: SampleDataset | None = None
     augmentation: Augmentation | None = None
     database: Any = None
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must find again, as JSON values: which frames, and how they are augmented.
+
+        Of the folder only the name counts, so that a data set may be moved.
+        """
+        return {
+            "train": _identity(self.train),
+            "val": None if self.val is None else _identity(self.val),
+            "augmentation": None if self.augmentation is None else to_json(self.augmentation),
+            "paste": self.database is not None,
+        }
+
+
+def _identity(dataset: SampleDataset) -> dict[str, Any]:
+    root = getattr(dataset, "root", getattr(dataset, "nusc_root", None))
+    tokens = hashlib.sha256("\n".join(dataset.tokens).encode()).hexdigest()[:16]
+    found = {"kind": dataset.kind, "split": dataset.split, "frames": len(dataset), "tokens": tokens}
+    return {"folder": None if root is None else Path(root).resolve().name, **found}
 
 
 def predictor(module: CenterPoint) -> Callable[[Sample], Boxes3D]:

@@ -39,6 +39,10 @@ class DistillSettings:
     inherit: str | None = "l1"
     control: bool = False
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the result, as JSON values; a resumed run must repeat them."""
+        return {**plain(self), "train": plain(self.train.identity())}
+
 
 @dataclass(frozen=True)
 class DistillResult:
@@ -87,7 +91,8 @@ def distill(
         UsageError: models that cannot be joined, or ``run`` holds a run with another request.
         DataError, OutputError, NonFiniteError: as ``kd3d.training.loop.train``.
     """
-    begin(run, {"teacher": fingerprint(teacher), "student": to_json(student_spec), "settings": plain(settings)})
+    asked = {"teacher": fingerprint(teacher), "student": to_json(student_spec), "settings": settings.identity()}
+    begin(run, {**asked, "data": data.identity()})
     inheritance = None
     module = _student(student_spec, settings.train.seed, device)
     if settings.inherit is not None:

@@ -109,7 +109,8 @@ def compress(
             f"{settings.candidates} candidates can be compared only on validation frames. Give them, or ask for 1."
         )
     stats = StatsTable(data.train, settings.stats_frames)
-    request = {"teacher": fingerprint(teacher), "budgets": plain(budgets), "settings": plain(settings)}
+    asked = {**plain(settings), "distill": settings.distill.identity()}
+    request = {"teacher": fingerprint(teacher), "budgets": plain(budgets), "settings": asked, "data": data.identity()}
     found, limits = search(teacher.spec, budgets, settings.space, stats=stats)
     begin(run, request)
     progress(StageUpdate("search", 1, 1, note=f"{len(found)} students fit the budget"))

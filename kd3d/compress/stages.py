@@ -10,6 +10,9 @@ from typing import Any
 
 from kd3d.errors import UsageError
 from kd3d.runs.atomic import read_json, write_json
+from kd3d.training.state import differences
+
+_NAMED = 4  # differences that a refusal spells out
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,12 @@ def begin(run: Path, request: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, request)
         return
-    before = read_json(path)
-    changed = sorted(key for key in {*before, *request} if before.get(key) != request.get(key))
+    changed = differences(read_json(path), request)
     if changed:
+        more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise UsageError(
-            f"{run} holds a run with another {', '.join(changed)}. Repeat that run's settings to resume it, "
-            "or choose another output folder."
+            f"{run} holds a run that was begun differently: {'; '.join(changed[:_NAMED])}{more}. "
+            "Repeat that run's settings and data to resume it, or choose another output folder."
         )
 
 

@@ -41,7 +41,7 @@ def start_run(path: Path, settings: Mapping[str, Any], *, resume: bool = False, 
     """Open ``path`` for a run: a new one, or the continuation of one with the same settings.
 
     Args:
-        path: the run folder; made if absent.
+        path: the run folder; made if absent. One whose run failed before it made anything counts as empty.
         settings: resolved settings, JSON values.
         resume: the folder must hold a run that was started with the same settings.
         force: a folder that is not empty is used all the same; its files are kept and overwritten one by one.
@@ -56,7 +56,7 @@ def start_run(path: Path, settings: Mapping[str, Any], *, resume: bool = False, 
         run.log("resumed")
         return run
     with output_errors(run.path):
-        occupied = run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir()))
+        occupied = run.path.exists() and (not run.path.is_dir() or _holds_work(run.path))
     if occupied and not force and not resume:
         raise OutputError(f"{run.path}: the folder is not empty. Choose another, or add --resume or --force.")
     with output_errors(run.path):
@@ -65,6 +65,11 @@ def start_run(path: Path, settings: Mapping[str, Any], *, resume: bool = False, 
     write_json(run.path / ENVIRONMENT, environment.record())
     run.log("started")
     return run
+
+
+def _holds_work(path: Path) -> bool:
+    names = {entry.name for entry in path.iterdir()}
+    return bool(names) and (SETTINGS not in names or bool(names - {SETTINGS, ENVIRONMENT, LOG}))
 
 
 def _same_settings(run: RunFolder, settings: Mapping[str, Any]) -> None:

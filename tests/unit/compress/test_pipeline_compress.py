@@ -11,6 +11,7 @@ from kd3d.compress.data import CompressData, predictor
 from kd3d.compress.pipeline import CompressSettings, DistillSettings, Recipe, compress, distill
 from kd3d.compress.search.budget import Budgets
 from kd3d.compress.search.space import Choice, Space, scaled
+from kd3d.datasets.augment import Augmentation
 from kd3d.datasets.sample import Sample
 from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model, load_model
@@ -87,8 +88,16 @@ def test_distil_makes_a_plain_student_and_a_control_and_resumes_without_work(tea
     monkeypatch.setattr(distilling, "train", no_training)
     again = distill(teacher, student, data, settings=settings, run=tmp_path)
     assert again.metrics == result.metrics
-    with pytest.raises(UsageError, match=r"holds a run with another settings. Repeat that run's settings"):
+    with pytest.raises(UsageError, match=r"begun differently: settings.inherit=l1 then, None now. Repeat that run's"):
         distill(teacher, student, data, settings=replace(settings, inherit=None), run=tmp_path)
+    other = replace(data, train=Frames(7))
+    with pytest.raises(UsageError, match=r"data.train.frames=6 then, 7 now; data.train.tokens=\w+ then, \w+ now. Rep"):
+        distill(teacher, student, other, settings=settings, run=tmp_path)
+    flipped = replace(data, augmentation=Augmentation(flip_x=True))
+    with pytest.raises(UsageError, match=r"data.augmentation.*. Repeat that run's settings and data"):
+        distill(teacher, student, flipped, settings=settings, run=tmp_path)
+    patient = replace(settings, train=replace(TRAIN, workers=2, checkpoint_every=7))
+    assert distill(teacher, student, data, settings=patient, run=tmp_path).metrics == result.metrics
 
 
 def test_the_student_begins_with_the_teachers_weights_and_the_control_does_not(teacher, tmp_path, monkeypatch):

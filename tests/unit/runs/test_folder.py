@@ -21,6 +21,21 @@ def test_a_folder_with_files_is_refused_and_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_a_run_that_failed_before_it_made_anything_is_not_in_the_way(tmp_path):
+    start_run(tmp_path / "run", {"budget": "1K"})
+    assert start_run(tmp_path / "run", {"budget": "25%"}).settings == {"budget": "25%"}
+    (tmp_path / "run" / "checkpoints").mkdir()
+    with pytest.raises(OutputError, match="not empty"):
+        start_run(tmp_path / "run", {"budget": "30%"})
+    assert start_run(tmp_path / "run", {"budget": "25%"}, resume=True).settings == {"budget": "25%"}
+
+
+def test_a_log_alone_is_not_taken_for_a_run(tmp_path):
+    (tmp_path / "log.txt").write_text("precious")
+    with pytest.raises(OutputError, match="not empty"):
+        start_run(tmp_path, {})
+
+
 def test_force_keeps_the_files_that_are_there(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     start_run(tmp_path, {"a": 1}, force=True)
