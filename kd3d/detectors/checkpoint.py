@@ -142,7 +142,10 @@ def _file_message(path: Path) -> str:
     with Path(path).open("rb") as file:
         start = file.read(9)
     if _is_pickle(start):
-        return f"{path}: is a pickle, which could run code, so it is not opened. Convert it with: kd3d import {path}"
+        return (
+            f"{path}: is a pickle, which could run code, so it is not opened. Give a kd3d model folder "
+            f"({SPEC_FILE} and {WEIGHTS_FILE}); checkpoints of other frameworks are not read yet."
+        )
     return f"{path}: is a file, not a kd3d model folder."
 
 

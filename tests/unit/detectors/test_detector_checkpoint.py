@@ -106,7 +106,7 @@ def test_a_pickle_is_refused_unopened(saved, tmp_path):
     with pytest.raises(CheckpointError, match="is a pickle, which could run code"):
         load_model(folder)
     (tmp_path / "model.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"Convert it with: kd3d import .*model\.pth"):
+    with pytest.raises(CheckpointError, match=r"model\.pth: is a pickle, .* not opened. Give a kd3d model folder"):
         load_model(tmp_path / "model.pth")
 
 
