@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "kd3d"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS, MAX_POSITIONAL = 400, 50, 8, 3
-COMMANDS = PACKAGE / "cli"  # an option is a parameter there, and its help text is a line
+COMMANDS = PACKAGE / "cli"  # an option is a parameter there, and takes a line or more of the signature
 
 
 def functions(path):
@@ -19,13 +19,13 @@ def functions(path):
     ]
 
 
-def body_lines(node):
+def body_lines(node, *, signature=True):
     first = node.body[0]
     documented = (
         isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
     )
     docstring = first.end_lineno - first.lineno + 1 if documented else 0
-    return node.end_lineno - node.lineno + 1 - docstring
+    return node.end_lineno - (node if signature else first).lineno + 1 - docstring
 
 
 def named(path):
@@ -39,8 +39,9 @@ def test_no_file_is_longer_than_the_limit(path):
 
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_no_function_is_longer_than_the_limit(path):
-    long = {node.name: body_lines(node) for node in functions(path) if body_lines(node) > MAX_FUNCTION}
-    assert not long
+    signature = COMMANDS not in path.parents
+    lines = {node.name: body_lines(node, signature=signature) for node in functions(path)}
+    assert not {name: count for name, count in lines.items() if count > MAX_FUNCTION}
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if COMMANDS not in path.parents], ids=named)
