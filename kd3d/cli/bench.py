@@ -18,7 +18,8 @@ def bench(
         list[str], typer.Argument(metavar="MODEL...", help=".onnx, export folders, model folders or presets.")
     ],
     frames: Annotated[
-        Path | None, typer.Option("--frames", help="Portable frames (kd3d data frames), or one point file.")
+        Path | None,
+        typer.Option("--frames", help="Portable frames (kd3d data frames), a .bin, or a folder of them."),
     ] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Time on random points; the report says so.")] = False,
     iterations: Annotated[int, typer.Option("--iterations", min=1, help="Timed frames per model.")] = 200,
@@ -108,13 +109,9 @@ def _frames(path: Path | None, spec: Any, columns: str | None) -> tuple[Any, dic
         from kd3d.bench.synthetic import synthetic_frames
 
         return synthetic_frames(spec, count=20, points=30000), {"source": "synthetic", "synthetic": True}
-    if path.is_file():
-        from kd3d.cli.points import frame_from_file
+    from kd3d.cli.points import frames_at
 
-        return [frame_from_file(path, spec, columns=columns)[0]], {"source": str(path), "synthetic": False}
-    from kd3d.runtime.frames import read_frames
-
-    return read_frames(path), {"source": str(path), "synthetic": False}
+    return frames_at(path, spec, columns=columns), {"source": str(path), "synthetic": False}
 
 
 def _percentiles(text: str) -> tuple[float, ...]:

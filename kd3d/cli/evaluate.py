@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kd3d.cli.console import TerminalProgress, emit, say
+from kd3d.cli.console import TerminalProgress, emit
 from kd3d.cli.models import find_model, load_model
 from kd3d.cli.options import Data, Device, Json, Split
 from kd3d.errors import UsageError
@@ -82,7 +82,7 @@ def _split(name: str) -> Any:
 
 
 def _print(metrics: Any) -> None:
-    from kd3d.report.table import metrics_table, show
+    from kd3d.report.table import kitti_table, metrics_table, show
 
-    show(metrics_table(metrics.to_json()))
-    say("")
+    found = metrics.to_json()
+    show(kitti_table(found["extras"]) if "ap_r40" in found["extras"] else metrics_table(found))

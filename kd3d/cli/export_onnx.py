@@ -15,7 +15,11 @@ from kd3d.cli.options import Json, Out
 def onnx(
     model: Annotated[str, typer.Option("--model", help="Model folder, run folder, or preset name (random weights).")],
     out: Out,
-    frames: Annotated[Path | None, typer.Option("--frames", help="Portable frames for the parity check.")] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option("--frames", help="Of the parity check: portable frames, a .bin, or a folder of them."),
+    ] = None,
+    columns: Annotated[str | None, typer.Option("--columns", help="Columns, where --frames is a .bin.")] = None,
     parity_frames: Annotated[int, typer.Option("--parity-frames", min=1, help="Frames compared.")] = 8,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 20.")] = 20,
     pillars: Annotated[
@@ -27,21 +31,23 @@ def onnx(
     from kd3d.export.onnx import export_onnx
 
     loaded = load_model(model, presets=True)
-    result = export_onnx(loaded, out, frames=_parity_frames(frames, parity_frames), opset=opset, pillars=pillars)
+    recorded = _parity_frames(frames, parity_frames, loaded.spec, columns)
+    result = export_onnx(loaded, out, frames=recorded, opset=opset, pillars=pillars)
     parity = result.parity
+    ties = f" ({parity.ties} more lost a tie of scores)" if parity.ties else ""
     say(
-        f"{result.artifact}: {result.precision}, "
-        f"{parity.matched} of {parity.boxes} boxes on {parity.frames} frames as in torch"
+        f"{result.artifact}: {result.precision}, {parity.matched} of {parity.boxes} boxes{ties} "
+        f"on {parity.frames} frames as in torch"
     )
     emit(result.to_json(), as_json=json_line)
 
 
-def _parity_frames(folder: Path | None, count: int) -> list[Any]:
+def _parity_frames(path: Path | None, count: int, spec: Any, columns: str | None) -> list[Any]:
     """Recorded frames for the parity gate; it always uses generated ones as well."""
-    if folder is None:
+    if path is None:
         return []
     from kd3d.cli.data_frames import spread
-    from kd3d.runtime.frames import read_frames
+    from kd3d.cli.points import frames_at
 
-    found = read_frames(folder)
+    found = frames_at(path, spec, columns=columns)
     return [found[index] for index in spread(len(found), count)]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kd3d.detectors.checkpoint import Model
 
 Kind = Literal["model", "preset", "onnx", "export"]
+SHIPPED = "world-teacher"
 INSIDE_RUN = ("student", "model")
 
 
@@ -31,7 +32,9 @@ class Found:
 
 
 def find_model(text: str) -> Found:
-    """Recognise a model argument: model folder, run folder, export folder, ``.onnx`` file, or preset name.
+    """Recognise a model argument: model folder, run folder, export folder, ``.onnx`` file, preset name.
+
+    Also ``world-teacher``, the trained teacher that comes with kd3d.
 
     Raises:
         UsageError: there is no such file or folder.
@@ -48,6 +51,10 @@ def find_model(text: str) -> Found:
         raise UsageError(
             f"{text}: there is no such model. Give a model folder, a run folder, an .onnx file, or a preset name."
         )
+    if text == SHIPPED:
+        from kd3d.detectors.assets import SHIPPED_TEACHER
+
+        return Found("model", text, SHIPPED_TEACHER)
     return Found("preset", text, None)
 
 

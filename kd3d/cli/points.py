@@ -1,12 +1,13 @@
-"""A point file as a frame."""
+"""Point files as frames."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd3d.errors import UsageError
+from kd3d.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from kd3d.spec.detector import DetectorSpec
@@ -38,6 +39,35 @@ def frame_from_file(path: Path, spec: DetectorSpec, *, columns: str | None = Non
     points = read_points(path, names)
     frame = Frame(path.name, points, names, None, spec.head.classes, np.eye(4), np.eye(4), None, None)
     return frame, spec
+
+
+def frames_at(path: Path, spec: DetectorSpec, *, columns: str | None = None) -> Sequence[Any]:
+    """Recorded frames, read when they are asked for or at once.
+
+    Args:
+        path: a folder of portable frames, a ``.bin``, or a folder with ``.bin`` files (in the order of their names).
+            A ``.bin`` comes without a calibration, so a detector that keeps the camera's view gets the whole cloud.
+        spec: of the detector that will eat them.
+        columns: of the ``.bin`` files; see ``frame_from_file``.
+
+    Raises:
+        DataError: there are none, or one is damaged.
+        UsageError: a file of another kind.
+    """
+    from kd3d.runtime.frames import read_frames
+
+    if path.is_dir() and not (path / "frames.json").exists() and (files := sorted(path.glob("*.bin"))):
+        return [frame_from_file(file, spec, columns=columns)[0] for file in files]
+    if path.suffix == ".bin":
+        return [frame_from_file(path, spec, columns=columns)[0]]
+    if path.is_file():
+        raise UsageError(f"{path}: frames are a folder of portable frames, a .bin file or a folder of .bin files.")
+    if path.is_dir() and not (path / "frames.json").exists():
+        raise DataError(
+            f"{path}: neither portable frames (frames.json is missing) nor .bin files. "
+            "Make portable frames with: kd3d data frames"
+        )
+    return read_frames(path)
 
 
 def _columns(path: Path, spec: DetectorSpec) -> tuple[str, ...]:

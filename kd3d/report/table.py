@@ -95,6 +95,22 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
+def kitti_table(extras: Mapping[str, Any]) -> Table:
+    """KITTI's average precision in per cent, by class and metric, in three difficulties, with the labels counted.
+
+    Args:
+        extras: ``ap_r40[metric][class][difficulty]`` in 0..1 and ``objects[class][difficulty]``.
+    """
+    levels = ("easy", "moderate", "hard")
+    table = Table("AP R40, % (labels)", ("class, metric", *levels))
+    for name, counts in extras["objects"].items():
+        for metric, title in (("bev", "BEV"), ("3d", "3D")):
+            values = extras["ap_r40"][metric][name]
+            cells = [f"{number(values[level], '{:.1f}', 100)} ({counts[level]})" for level in levels]
+            table.rows.append((f"{name}, {title}", *cells))
+    return table
+
+
 def cost_table(title: str, cost: Any) -> Table:
     """Parameters, MACs and activations of each stage, and their sums."""
     table = Table(title, ("stage", "parameters", "MACs", "MACs (thop)", "activations"))
