@@ -81,7 +81,7 @@ class DetectionWeights:
     @classmethod
     def of(cls, spec: DetectorSpec) -> DetectionWeights:
         """The published ones: CenterPoint's for nuScenes where there is velocity (metres per second would drown the
-        other codes), else SparseKD's for Waymo (``specs/sparsekd.md`` 1.1).
+        other codes), else SparseKD's for Waymo (arXiv 2205.15156).
         """
         return cls(box=0.25, velocity=0.2) if spec.head.velocity else cls()
 

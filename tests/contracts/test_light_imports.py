@@ -1,9 +1,9 @@
 """What is imported when: the command line is instant, and the vehicle side runs where torch is not installed."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,13 +38,18 @@ def test_the_vehicle_side_imports_without_the_training_packages(module):
     subprocess.run([sys.executable, "-c", f"{BLOCKER}\nimport {module}"], check=True)
 
 
-def test_help_answers_in_half_a_second():
-    subprocess.run([*KD3D, "--help"], capture_output=True, check=True)
+def processor_seconds():
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+def test_help_takes_half_a_second_of_processor_time_at_most():
+    """Processor time, so that a busy machine does not decide."""
     times = []
-    for _ in range(3):
-        began = time.perf_counter()
+    for _ in range(4):
+        began = processor_seconds()
         subprocess.run([*KD3D, "--help"], capture_output=True, check=True)
-        times.append(time.perf_counter() - began)
+        times.append(processor_seconds() - began)
     assert min(times) < 0.5
 
 

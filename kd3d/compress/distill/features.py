@@ -56,7 +56,7 @@ def neck_place(spec: DetectorSpec) -> TapPlace:
 def match_taps(
     student: DetectorSpec, teacher: DetectorSpec, kinds: tuple[TapKind, ...] = ("levels", "neck")
 ) -> tuple[TapPair, ...]:
-    """Pair taps by the size of their cells in metres (``specs/thesis_methods.md`` 3.2, eq. 5).
+    """Pair taps by the size of their cells in metres.
 
     Each student level takes the teacher level of the nearest cell size, the finer one of equals; a level without a
     teacher level within a factor of sqrt(2) is dropped. Necks are paired up to a factor of 2.
@@ -88,7 +88,7 @@ def _octaves(a: TapPlace, b: TapPlace) -> float:
 
 @dataclass(frozen=True)
 class FeatureImitation:
-    """Mean squared error of standardised feature maps at the foreground (``specs/thesis_methods.md`` 3.3, eq. 6).
+    """Mean squared error of standardised feature maps at the foreground.
 
     ``w * sum_x M(x) |N(A F_s)(x) - N(R F_t)(x)|^2 / (2 C) / sum_x M(x)``: ``A`` a 1x1 convolution where the channels
     differ (trained along, never saved with the student), ``R`` resampling of the teacher to the student's grid by

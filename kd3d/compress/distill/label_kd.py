@@ -1,4 +1,4 @@
-"""Label distillation: the teacher's confident boxes join the ground truth (SparseKD, ``specs/sparsekd.md`` 3.4)."""
+"""Label distillation: the teacher's confident boxes join the ground truth (SparseKD, arXiv 2205.15156)."""
 
 from __future__ import annotations
 

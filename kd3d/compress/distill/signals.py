@@ -43,7 +43,7 @@ class Signal(Protocol):
 
 @dataclass(frozen=True)
 class PivotalLogits:
-    """Heatmap distillation at pivotal positions: SparseKD (arXiv 2205.15156), ``specs/sparsekd.md`` 3.2.
+    """Heatmap distillation at pivotal positions: SparseKD (arXiv 2205.15156).
 
     ``w * sum M sum_c (p_s - p_t)^2 / sum M`` over the teacher's cells: the student's probabilities are brought to the
     teacher's grid by metric position; the sum over classes is not divided by their number.
@@ -80,7 +80,7 @@ class PivotalLogits:
 
 @dataclass(frozen=True)
 class CenterRegression:
-    """L1 between both models' box codes at the ground truth's cells: SparseKD, ``specs/sparsekd.md`` 3.2.
+    """L1 between both models' box codes at the ground truth's cells: SparseKD (arXiv 2205.15156).
 
     Codes are compared in head space (sub-cell offsets, z, log size, sin and cos of yaw, velocity where both have it),
     so both models must have the same output grid.

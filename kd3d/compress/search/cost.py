@@ -31,7 +31,7 @@ class Cost:
         params: trainable parameters, normalisation included.
         macs: physical multiply-accumulates of convolutions, transposed convolutions and linear layers; biases and
             normalisation 0. Unused point slots of a ``hard`` encoder are computed and so counted.
-        macs_thop: the convention of the SparseKD tables (``specs/sparsekd.md`` 5): a transposed convolution counts its
+        macs_thop: the convention of the SparseKD tables: a transposed convolution counts its
             whole kernel for every output element, a bias one and normalisation two per element.
         acts: output elements of those layers.
         stages: the same per stage.

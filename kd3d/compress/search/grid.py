@@ -85,7 +85,7 @@ def prior(teacher: DetectorSpec, choice: Choice, price: Cost, *, limits: Limits)
 def shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """``count`` candidates to train shortly: the best of every cell size first, then the second best, and so on.
 
-    The prior cannot compare resolutions with widths (``specs/sparsekd.md`` 2 finds either better, depending on the
+    The prior cannot compare resolutions with widths (SparseKD finds either better, depending on the
     detector), so each resolution gets its turn.
     """
     turns: dict[float, int] = {}

@@ -1,4 +1,4 @@
-"""One contract for all signals, and the equations of specs/sparsekd.md 3.2, 3.3."""
+"""One contract for all signals, and the equations of SparseKD (arXiv 2205.15156)."""
 
 from dataclasses import replace
 
