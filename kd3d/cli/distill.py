@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kd3d.cli import teaching
-from kd3d.cli.console import emit
+from kd3d.cli.console import emit, say
 from kd3d.cli.models import load_model
 from kd3d.cli.options import Data, Device, Force, Json, Out, Resume, Seed, Teacher, Workers
 from kd3d.cli.train import Batch, Epochs, NormMomentum, Precision, Rate, Steps, open_run, read_spec, training_settings
@@ -66,5 +66,6 @@ def distill(
         )
     rows = {"student": result.metrics, **({"control": result.control} if result.control else {})}
     show(comparison(spec.name, rows))
+    say(f"student: {result.model}")
     found = {"model": str(result.model), "mAP": result.metrics.get("mAP"), "NDS": result.metrics.get("NDS")}
     emit({**found, "control": result.control}, as_json=json_line)

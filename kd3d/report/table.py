@@ -50,6 +50,8 @@ COMPARED: tuple[tuple[str, str, str, float], ...] = (
     ("FPS", "fps", "{:.1f}", 1),
 )
 
+MEAN_ERRORS = {"trans_err": "mATE", "scale_err": "mASE", "orient_err": "mAOE", "vel_err": "mAVE", "attr_err": "mAAE"}
+
 
 def comparison(title: str, models: Mapping[str, Mapping[str, Any]]) -> Table:
     """Models beside each other: accuracy, cost, size and speed.
@@ -57,11 +59,12 @@ def comparison(title: str, models: Mapping[str, Mapping[str, Any]]) -> Table:
     Args:
         title: above the table.
         models: per name the keys ``mAP, NDS, macs, params, size_mb, latency_ms_p50, latency_ms_p99, fps``; a missing
-            one is shown as a dash, never guessed.
+            one is shown as a dash, never guessed, and one that no model has is left out.
     """
-    table = Table(title, ("model", *(name for name, *_ in COMPARED)))
+    held = [entry for entry in COMPARED if any(entry[1] in values for values in models.values())]
+    table = Table(title, ("model", *(name for name, *_ in held)))
     for name, values in models.items():
-        cells = [number(values.get(key), form, scale) for _, key, form, scale in COMPARED]
+        cells = [number(values.get(key), form, scale) for _, key, form, scale in held]
         table.rows.append((name, *cells))
     return table
 
@@ -86,12 +89,14 @@ def bench_table(record: Mapping[str, Any]) -> Table:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """``mAP`` and ``NDS``, then the average precision of each class."""
+    """``mAP`` and ``NDS``, the average precision of each class, and nuScenes' mean errors of true positives."""
     table = Table("metrics", ("", "value"))
     for name in ("mAP", "NDS"):
         table.rows.append((name, number(metrics.get(name), "{:.4f}")))
     for name, value in metrics.get("per_class", {}).items():
         table.rows.append((name, _metric(value)))
+    errors = metrics.get("tp_errors", {})
+    table.rows += [(title, number(errors[key], "{:.4f}")) for key, title in MEAN_ERRORS.items() if key in errors]
     return table
 
 
