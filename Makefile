@@ -31,6 +31,7 @@ test-all: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run_all.py
 	$(BIN)/python benchmarks/readme_table.py
+	$(BIN)/python benchmarks/real_data_tables.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/docs -m "not gpu"

@@ -26,6 +26,7 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ("world_gate.py",),
     ("student_speed.py",),
     ("kitti_overfit.py", "--out", "runs/kitti-overfit"),
+    ("nuscenes_keyframe.py", "--out", "runs/nuscenes-keyframe"),
 )
 
 
