@@ -89,7 +89,10 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
     try:
-        return int(app(args=rest, standalone_mode=False, prog_name="kd3d") or 0)
+        code = int(app(args=rest, standalone_mode=False, prog_name="kd3d") or 0)
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
+            raise KeyboardInterrupt
+        return code
     except Exception as error:  # noqa: BLE001  the one place where every error ends
         return _fail(error, debug=debug, json_line="--json" in rest)
     except KeyboardInterrupt as error:

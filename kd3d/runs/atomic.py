@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 
 from kd3d.errors import DataError, OutputError
 
+_CUT_SHORT = re.compile(r"^\d+ requested and \d+ written$")  # numpy's words for a full disk, without a number
+
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
@@ -21,7 +24,7 @@ def output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or _CUT_SHORT.search(str(error)):
             raise OutputError(f"{path}: the disk is full. Free some space or choose another folder.") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise OutputError(f"{path}: cannot be written ({error.strerror}). Choose another folder.") from error
@@ -65,7 +68,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
-            yield temporary
+            with _named(temporary, path):
+                yield temporary
             temporary.chmod(0o755)
             if path.exists():
                 retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
@@ -76,6 +80,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _named(temporary: Path, path: Path) -> Iterator[None]:
+    """Errors speak of the folder that was asked for, not of the temporary one."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(temporary), str(path))) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
