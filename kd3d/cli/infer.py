@@ -10,6 +10,7 @@ import typer
 from kd3d.cli.console import emit, say
 from kd3d.cli.models import find_model, load_model
 from kd3d.cli.options import Device, Json
+from kd3d.errors import DataError
 
 
 def infer(
@@ -30,16 +31,31 @@ def infer(
 
     pipeline = _pipeline(model, device)
     frame, spec = frame_from_file(points, pipeline.spec, columns=columns)
+    _refuse_unseen(frame.points, spec, points)
     pipeline.spec = spec
     maps = pipeline.network(pipeline.pre(frame))
     if raw is not None:
         _write_raw(maps, raw)
     boxes = as_rows(pipeline.nms(pipeline.decode(maps)), spec.head.classes, score or 0.0)
     for row in boxes:
-        x, y, z = row["center_m"]
-        say(f"{row['score']:.3f}  {row['class']:<22} x {x:8.2f}  y {y:8.2f}  z {z:6.2f}  yaw {row['yaw_rad']:6.2f}")
+        (x, y, z), (length, width, height) = row["center_m"], row["size_m"]
+        place, size = f"x {x:7.2f}  y {y:7.2f}  z {z:6.2f}", f"{length:5.2f} x {width:4.2f} x {height:4.2f} m"
+        say(f"{row['score']:.3f}  {row['class']:<20}  {place}  {size}  yaw {row['yaw_rad']:5.2f}")
     say(f"{len(boxes)} box(es) in {points}")
     emit({"boxes": boxes, "points": len(frame.points)}, as_json=json_line)
+
+
+def _refuse_unseen(points: Any, spec: Any, path: Path) -> None:
+    """A stream of frames may have an empty one; a single file without a point to see is a mistake."""
+    if not len(points):
+        raise DataError(f"{path}: has no points. Record the cloud again.")
+    grid = spec.grid
+    low, high = (grid.x_min_m, grid.y_min_m, grid.z_min_m), (grid.x_max_m, grid.y_max_m, grid.z_max_m)
+    if not ((points[:, :3] >= low) & (points[:, :3] < high)).all(axis=1).any():
+        raise DataError(
+            f"{path}: none of its {len(points)} points is in the detector's range, {low} to {high} m. "
+            "Give metres in the LiDAR frame, the right --columns, or a detector of another range."
+        )
 
 
 def as_rows(boxes: Any, classes: tuple[str, ...], threshold: float) -> list[dict[str, Any]]:

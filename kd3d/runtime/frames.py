@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from kd3d.errors import DataError
+from kd3d.errors import DataError, OutputError
 from kd3d.geometry.boxes import Boxes3D, Floats
-from kd3d.runs.atomic import atomic_folder, read_json, write_json
+from kd3d.runs.atomic import atomic_folder, output_errors, read_json, write_json
 
 _INDEX, _FORMAT = "frames.json", 1
 
@@ -57,9 +57,10 @@ def write_frames(frames: Iterable[Frame], out: Path) -> int:
 
     Raises:
         DataError: two frames have the same token.
-        OutputError: ``out`` cannot be written.
+        OutputError: ``out`` holds something else, or cannot be written.
     """
     entries: dict[str, dict[str, Any]] = {}
+    _refuse_foreign(Path(out))
     with atomic_folder(Path(out)) as folder:
         for index, frame in enumerate(frames):
             if frame.token in entries:
@@ -70,6 +71,12 @@ def write_frames(frames: Iterable[Frame], out: Path) -> int:
             entries[frame.token] = _entry(frame, name)
         write_json(folder / _INDEX, {"format": _FORMAT, "frames": list(entries.values())})
     return len(entries)
+
+
+def _refuse_foreign(out: Path) -> None:
+    with output_errors(out):
+        if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / _INDEX).is_file()):
+            raise OutputError(f"{out}: holds something else than frames, so it is not replaced. Choose another folder.")
 
 
 class FrameFolder:
