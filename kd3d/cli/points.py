@@ -67,7 +67,8 @@ def frames_at(path: Path, spec: DetectorSpec, *, columns: str | None = None) -> 
             f"{path}: neither portable frames (frames.json is missing) nor .bin files. "
             "Make portable frames with: kd3d data frames"
         )
-    return read_frames(path)
+    folder: Any = read_frames(path)  # has the length and the items of a sequence, without being registered as one
+    return folder
 
 
 def _columns(path: Path, spec: DetectorSpec) -> tuple[str, ...]:
