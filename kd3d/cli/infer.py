@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,7 +88,8 @@ def _pipeline(model: str, device: str) -> Any:
 def _write_raw(maps: Any, path: Path) -> None:
     import numpy as np
 
-    from kd3d.runs.atomic import atomic_file
+    from kd3d.runs.atomic import write_bytes
 
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **{name: np.asarray(value)[0] for name, value in maps.items()})
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: np.asarray(value)[0] for name, value in maps.items()})
+    write_bytes(path, buffer.getvalue())

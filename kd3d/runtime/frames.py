@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -66,8 +67,9 @@ def write_frames(frames: Iterable[Frame], out: Path) -> int:
             if frame.token in entries:
                 raise DataError(f"the frame {frame.token} occurs twice. Give every frame its own token.")
             name = f"{index:06d}.npz"
-            with (folder / name).open("wb") as file:
-                np.savez(file, **_arrays(frame))
+            buffer = io.BytesIO()  # a zip file that meets a full disk complains once more when it is thrown away
+            np.savez(buffer, **_arrays(frame))
+            (folder / name).write_bytes(buffer.getvalue())
             entries[frame.token] = _entry(frame, name)
         write_json(folder / _INDEX, {"format": _FORMAT, "frames": list(entries.values())})
     return len(entries)
