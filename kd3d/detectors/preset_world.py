@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from kd3d.detectors.preset_nuscenes import CENTER_LIMIT_M, SIX_TASKS
 from kd3d.geometry.grid import BevGrid
 from kd3d.spec import BevBackboneSpec, CenterHeadSpec, DecodeSpec, DetectorSpec, PillarEncoderSpec, PointSpec
@@ -26,12 +28,15 @@ def _grid(cell_m: float) -> BevGrid:
 
 
 def _decode(tasks: int, *, top_k: int) -> DecodeSpec:
+    # One task holds all ten classes, and suppression ignores classes within a task: it would leave one hypothesis where
+    # truck, bus and trailer compete. Peaks of 3x3 cells are suppression enough (+3.8 mAP, docs/log.md).
+    nms: Literal["none", "rotate"] = "none" if tasks == 1 else "rotate"
     return DecodeSpec(
         peak_kernel=3,
         top_k=top_k,
         score_threshold=0.05,
         center_limit_m=CENTER_LIMIT_M,
-        nms="rotate",
+        nms=nms,
         nms_threshold=(0.2,) * tasks,
         nms_pre=top_k,
         nms_post=top_k,

@@ -66,6 +66,8 @@ def train(
     if not len(dataset):
         raise DataError("the training set has no frames. Check --data and the split.")
     check_classes(dataset.classes, module.spec.head.classes)
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        module.requires_grad_(True)  # the averaged network of an earlier run comes frozen
     objective = objective or DetectionObjective(module.spec)
     source = FrameSource(dataset, module.spec, teacher_spec, augmentation, database, settings.seed)
     session = Session(module, source, objective=objective, settings=settings, run=run)
