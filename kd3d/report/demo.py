@@ -48,10 +48,10 @@ class DemoSettings:
     """
 
     scenes: int = 10
-    samples: int = 10
+    samples: int = 20
     seed: int = 424242
-    steps: int = 100
-    batch_size: int = 2
+    steps: int = 400
+    batch_size: int = 4
     budget: str = "25%"
     frames: int = 20
     iterations: int = 100
@@ -106,10 +106,11 @@ def _compress(
         steps=settings.steps,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        workers=0,
-        precision="fp32",
-        ema_decay=0.95,
-        lr=1e-3,
+        workers=1,
+        precision="bf16",
+        ema_decay=0.98,
+        norm_momentum=0.1,
+        lr=2e-3,
     )
     # Same cells as the teacher's: a short training cannot move what was inherited to another resolution.
     plan = CompressSettings(DistillSettings(training), Space(cell=(1.0,)), candidates=1, stats_frames=5)
