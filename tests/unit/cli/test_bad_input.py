@@ -387,6 +387,8 @@ def interrupted(arguments, ready, folder):
     process = subprocess.Popen(
         [sys.executable, "-m", "kd3d.cli", *map(str, arguments)],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A suite that runs in the background has inherited an ignored SIGINT, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 90
