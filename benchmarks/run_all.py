@@ -21,6 +21,7 @@ ARMS = ("control", "inherit", "kd")
 SUITES: tuple[tuple[str, ...], ...] = (
     ("pillars.py",),
     ("world_stats.py",),
+    ("world_speed.py",),
     *(("kd_three_seeds.py", "run", "--arm", arm, "--seed", str(seed)) for seed in SEEDS for arm in ARMS),
     ("kd_three_seeds.py", "table"),
     ("world_gate.py",),
