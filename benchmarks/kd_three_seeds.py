@@ -112,7 +112,7 @@ def compare(runs: list[dict[str, Any]], arm: str) -> dict[str, Any]:
     differences = [finals[arm, seed] - finals["control", seed] for seed in seeds]
     controls = [item for item in runs if item["arm"] == "control" and item["seed"] in seeds]
     gains = [100 * (item["scores"][-1]["mAP"] - item["scores"][-2]["mAP"]) for item in controls]
-    if len(seeds) < 2:
+    if len(seeds) < 3:
         return {"arm": arm, "seeds": seeds, "differences": differences, "beats": None}
     mean = statistics.mean(differences)
     error = statistics.stdev(differences) / math.sqrt(len(differences))
@@ -127,7 +127,7 @@ def compare(runs: list[dict[str, Any]], arm: str) -> dict[str, Any]:
         "standard_error": error,
         "control_gain_last_quarter": gains,
         "control_converged": converged,
-        "beats": len(seeds) >= 3 and min(differences) > 0 and mean > 2 * error and converged,
+        "beats": min(differences) > 0 and mean > 2 * error and converged,
     }
 
 

@@ -104,6 +104,15 @@ def world_stats(record: Record) -> list[str]:
     return [said, table.markdown()]
 
 
+def world_speed(record: Record) -> list[str]:
+    """How long the world takes to write."""
+    table = Table("", ("20 key frames with all sweeps", "seconds"))
+    labels = {"lidar_only": "LiDAR only", "lidar_and_cameras": "LiDAR and six cameras"}
+    for key, label in labels.items():
+        table.rows.append((label, number(record["seconds"][key], "{:.1f}")))
+    return [table.markdown()]
+
+
 def row(label: str, mine: float | None, real: float) -> tuple[str, ...]:
     """One line of the comparison; a dash where the world has nothing of the kind."""
     ratio = None if mine is None or not real else mine / real
@@ -172,6 +181,7 @@ SECTIONS = (
     Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
     Section("world_gate", "How hard the generated world is", world_gate),
     Section("world_stats", "The generated world beside a real frame", world_stats),
+    Section("world_speed", "Writing the generated world", world_speed),
     Section("kitti_overfit", "Real KITTI frames, learnt by heart", kitti_overfit),
     Section("pillars", "Points to pillars", pillars),
 )
