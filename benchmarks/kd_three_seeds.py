@@ -64,9 +64,6 @@ def run(arm: str, seed: int, steps: int) -> None:
         teacher_spec=getattr(objective, "teacher_input", None),
         progress=watch(f"{arm}-{seed}"),
     )
-    scores = [
-        {"step": line["step"], "mAP": line["mAP"], "NDS": line["NDS"]} for line in result.history if "mAP" in line
-    ]
     write_json(
         out / "result.json",
         {
@@ -75,7 +72,6 @@ def run(arm: str, seed: int, steps: int) -> None:
             "steps": steps,
             "recipe": repr(recipe) if arm == "kd" else None,
             "inherit": None if arm == "control" else RULE,
-            "scores": scores,
             "final": score(result.module, validation, out / "final"),
             "environment": environment.record(),
         },
@@ -87,7 +83,7 @@ def table() -> None:
     teacher, spec = shipped_teacher(), preset(STUDENT)
     data = world(TRAIN, sweeps=spec.points.sweeps)
     stats = StatsTable(data, 40)
-    runs = [read_json(path) for path in sorted(RUNS.glob("*/result.json"))]
+    runs = [{**read_json(path), "scores": scores(path.parent)} for path in sorted(RUNS.glob("*/result.json"))]
     prices = {name: cost(item, stats(item)) for name, item in (("teacher", teacher.spec), ("student", spec))}
     record: dict[str, Any] = {
         "benchmark": "kd_three_seeds",
@@ -103,6 +99,12 @@ def table() -> None:
     }
     write_json(RESULTS / "kd_three_seeds.json", record)
     print(json.dumps(record["comparisons"], indent=2))
+
+
+def scores(run: Path) -> list[dict[str, float]]:
+    """Every validation of a run, in order."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{"step": line["step"], **line["val"]} for line in lines if "val" in line]
 
 
 def compare(runs: list[dict[str, Any]], arm: str) -> dict[str, Any]:
