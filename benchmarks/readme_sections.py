@@ -80,7 +80,7 @@ def world_gate(record: Record) -> list[str]:
     words = {True: "yes", False: "no", None: "not recorded"}
     asked = {
         "teacher_45_to_75": "teacher between 45 and 75 mAP",
-        "student_5_below": "student at least 5 mAP below it",
+        "student_5_below": "a converged student at least 5 mAP below it",
         "clustering_under_15": "clustering under 15 mAP",
     }
     gate = record.get("gate", {})

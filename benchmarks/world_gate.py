@@ -36,7 +36,9 @@ def main() -> None:
     record["student_no_kd"] = controls
     record["gate"] = {
         "teacher_45_to_75": 0.45 <= teacher["mAP"] <= 0.75,
-        "student_5_below": None if controls is None else teacher["mAP"] - controls["mAP"] >= 0.05,
+        "student_5_below": None
+        if controls is None
+        else bool(controls["converged"]) and teacher["mAP"] - controls["mAP"] >= 0.05,
         "clustering_under_15": blind["mAP"] < 0.15,
     }
     write_json(RESULTS / "world_gate.json", record)
@@ -66,8 +68,13 @@ def control_scores() -> dict[str, float] | None:
     path = RESULTS / "kd_three_seeds.json"
     if not path.exists():
         return None
-    finals = [run["scores"][-1] for run in read_json(path)["runs"] if run["arm"] == "control"]
-    return {key: sum(final[key] for final in finals) / len(finals) for key in ("mAP", "NDS")} if finals else None
+    recorded = read_json(path)
+    finals = [run["scores"][-1] for run in recorded["runs"] if run["arm"] == "control"]
+    if not finals:
+        return None
+    means = {key: sum(final[key] for final in finals) / len(finals) for key in ("mAP", "NDS")}
+    converged = any(item.get("control_converged", False) for item in recorded["comparisons"])
+    return {**means, "converged": float(converged)}
 
 
 if __name__ == "__main__":
