@@ -29,7 +29,7 @@ def _grid(cell_m: float) -> BevGrid:
 
 def _decode(tasks: int, *, top_k: int) -> DecodeSpec:
     # One task holds all ten classes, and suppression ignores classes within a task: it would leave one hypothesis where
-    # truck, bus and trailer compete. Peaks of 3x3 cells are suppression enough (+3.8 mAP, docs/log.md).
+    # truck, bus and trailer compete. Peaks of 3x3 cells are suppression enough (docs/log.md).
     nms: Literal["none", "rotate"] = "none" if tasks == 1 else "rotate"
     return DecodeSpec(
         peak_kernel=3,

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from kd3d.detectors.build import build
-from kd3d.detectors.checkpoint import load_model, save_model, weights_bytes, weights_hash
+from kd3d.detectors.checkpoint import load_model, read_tensors, save_model, weights_bytes, weights_hash
 from kd3d.detectors.presets import preset
 from kd3d.errors import CheckpointError, OutputError, SpecError
 
@@ -116,3 +116,14 @@ def test_a_folder_with_something_else_is_not_replaced(tmp_path):
     with pytest.raises(OutputError, match="is not empty and not a kd3d model"):
         save_model(tmp_path / "thesis", build(preset("world-centerpoint-pillar-tiny")), {})
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years of work"
+
+
+def test_a_weights_file_whose_length_looks_like_a_pickle_is_read(tmp_path):
+    for padding in range(256):  # the header grows by whole eights, so some length has the low byte 0x80
+        content = safetensors.torch.save({"w": torch.zeros(1)}, {"padding": "x" * padding})
+        if content[0] == 0x80:
+            break
+    assert content[0] == 0x80
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    assert read_tensors(path)["w"].shape == (1,)

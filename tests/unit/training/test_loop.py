@@ -286,3 +286,15 @@ def test_ctrl_c_between_steps_is_immediate():
     with pytest.raises(KeyboardInterrupt), Interrupts():
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("not reached")
+
+
+def test_the_frozen_network_of_an_earlier_run_can_be_trained_further(tmp_path):
+    module = build(preset("world-centerpoint-pillar-tiny")).requires_grad_(False)
+    before = module.head.shared.conv.weight.clone()
+    train(
+        module,
+        memory_dataset(2),
+        settings=TrainSettings(steps=1, batch_size=2, workers=0, precision="fp32"),
+        run=tmp_path / "run",
+    )
+    assert not torch.equal(module.head.shared.conv.weight, before)
