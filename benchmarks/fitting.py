@@ -23,17 +23,17 @@ from kd3d.training.settings import TrainSettings
 AUGMENTATION = Augmentation(flip_x=True, flip_y=True, rotation_rad=np.pi / 4, scale=(0.95, 1.05))
 
 
-def settings(steps: int, seed: int) -> TrainSettings:
-    """The one recipe of all benchmark runs; scored after three quarters of the steps and at the end."""
+def settings(steps: int, seed: int, *, lr: float, eval_every: int = 0) -> TrainSettings:
+    """The one recipe of all benchmark runs; scored at the end, and every ``eval_every`` steps if that is not 0."""
     return TrainSettings(
         steps=steps,
         batch_size=4,
-        lr=3e-3,
+        lr=lr,
         precision="bf16",
         ema_decay=0.998,
         seed=seed,
         workers=1,
-        eval_every=3 * steps // 4,
+        eval_every=eval_every,
         checkpoint_every=250,
         log_every=50,
     )

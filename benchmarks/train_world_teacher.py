@@ -8,7 +8,6 @@ Resumes where it was stopped. The result is copied to kd3d/assets/world-teacher.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,7 +42,7 @@ def main() -> None:
         result = train(
             module,
             dataset,
-            settings=replace(settings(length, SEED + cycle), lr=lr),
+            settings=settings(length, SEED + cycle, lr=lr, eval_every=3 * length // 4),
             run=run,
             augmentation=AUGMENTATION,
             validate=validator(validation, run),

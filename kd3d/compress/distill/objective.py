@@ -13,6 +13,7 @@ from kd3d.compress.distill.context import SignalContext, common_classes
 from kd3d.compress.distill.label_kd import LabelKD
 from kd3d.compress.distill.signals import Signal
 from kd3d.detectors.batch import PillarBatch
+from kd3d.detectors.fold import folded
 from kd3d.detectors.model import CenterPoint, DetectorOutput
 from kd3d.errors import UsageError
 from kd3d.geometry.boxes import Boxes3D
@@ -129,10 +130,11 @@ class DistillationObjective:
 
 
 def _frozen(teacher: CenterPoint, norm: Literal["eval", "train"]) -> CenterPoint:
+    if norm == "eval":
+        return folded(teacher).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
     frozen = copy.deepcopy(teacher).eval().requires_grad_(False)
     frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if norm == "train":
-        for module in frozen.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train()
+    for module in frozen.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
     return frozen
