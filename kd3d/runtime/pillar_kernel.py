@@ -100,12 +100,42 @@ def gather_decorated(points: Any, counts: Any, slots: Any, centres: Any, out: An
         out[p, count:] = 0
 
 
+def crop(points: Any, matrix: Any, width: Any, height: Any, out: Any) -> Any:  # noqa: PLR0917 -- numba calls by position
+    """Write the points that project into an image to the front of ``out``, in their order.
+
+    Args:
+        points: ``[M, F]``, x, y, z first.
+        matrix: ``[3, 4]`` float64, to pixels times depth.
+        width: of the image, pixels, float.
+        height: likewise.
+        out: as ``points``.
+
+    Returns:
+        How many there are.
+    """
+    kept = 0
+    for i in range(points.shape[0]):
+        x, y, z = np.float64(points[i, 0]), np.float64(points[i, 1]), np.float64(points[i, 2])
+        depth = x * matrix[2, 0] + y * matrix[2, 1] + z * matrix[2, 2] + matrix[2, 3]
+        if not depth > 0:
+            continue
+        u = x * matrix[0, 0] + y * matrix[0, 1] + z * matrix[0, 2] + matrix[0, 3]
+        v = x * matrix[1, 0] + y * matrix[1, 1] + z * matrix[1, 2] + matrix[1, 3]
+        if not ((u >= 0) & (u < width * depth) & (v >= 0) & (v < height * depth)):
+            continue
+        for f in range(points.shape[1]):
+            out[kept, f] = points[i, f]
+        kept += 1
+    return kept
+
+
 class Kernels(NamedTuple):
     """The compiled functions of this module."""
 
     assign: Callable[..., Any]
     gather: Callable[..., Any]
     gather_decorated: Callable[..., Any]
+    crop: Callable[..., Any]
 
 
 @functools.cache
@@ -117,7 +147,7 @@ def compiled() -> Kernels | None:
         from numba import njit
     except ImportError:  # installed, but not for this numpy
         return None
-    functions = (assign, gather, gather_decorated)
+    functions = (assign, gather, gather_decorated, crop)
     try:
         return Kernels(*(njit(cache=True, nogil=True)(function) for function in functions))
     except RuntimeError:  # no folder to keep compiled code in

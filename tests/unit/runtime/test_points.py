@@ -2,9 +2,20 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kd3d.errors import DataError
-from kd3d.runtime.points import KITTI_COLUMNS, NUSCENES_COLUMNS, crop_to_image, read_points, select_features
+from kd3d.runtime import points as module
+from kd3d.runtime.points import (
+    KITTI_COLUMNS,
+    NUSCENES_COLUMNS,
+    check_finite,
+    crop_to_image,
+    crop_to_image_reference,
+    read_points,
+    select_features,
+)
 from kd3d.spec import PointSpec
 
 POINTS = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -97,8 +108,48 @@ def test_the_crop_keeps_what_the_camera_sees():
     matrix = np.array([[50, -100, 0, 0], [25, 0, -100, 0], [1, 0, 0, 0.0]])
     points = np.array([[10, 0, 0, 1], [-10, 0, 0, 2], [10, 5, 0, 3], [10, 5.1, 0, 4], [10, -5, 0, 5], [0, 0, 0, 6]])
     assert crop_to_image(points, matrix, (100, 50))[:, 3].tolist() == [1, 3]
-    with pytest.raises(DataError, match=r"shape \(3, 4\)"):
-        crop_to_image(points, np.eye(4), (100, 50))
+    for crop in (crop_to_image, crop_to_image_reference):
+        assert crop(points, matrix, (100, 50))[:, 3].tolist() == [1, 3]
+        with pytest.raises(DataError, match=r"shape \(3, 4\)"):
+            crop(points, np.eye(4), (100, 50))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 300), st.integers(3, 6), st.sampled_from([np.float32, np.float64]))
+def test_the_compiled_crop_equals_numpy_to_the_bit(seed, count, columns, dtype):
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(-20, 20, (count, columns)).astype(dtype)
+    points[: count // 3] = np.round(points[: count // 3])  # on the borders of the image, and of depth zero
+    aligned = np.array([[50, -100, 0, 0], [25, 0, -100, 0], [1, 0, 0, 0.0]])
+    matrix = aligned if seed % 2 else aligned + rng.normal(0, 3, (3, 4))
+    found = crop_to_image(points, matrix, (100, 50))
+    expected = crop_to_image_reference(points, matrix, (100, 50))
+    assert found.dtype == expected.dtype == dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_crop_needs_no_numba_and_no_order_in_memory(monkeypatch):
+    matrix = np.array([[50, -100, 0, 0], [25, 0, -100, 0], [1, 0, 0, 0.0]])
+    points = np.random.default_rng(0).uniform(-20, 20, (500, 6)).astype(np.float32)
+    found = crop_to_image(points[::2, 1:], matrix, (100, 50))
+    assert 0 < len(found) < 250
+    monkeypatch.setattr(module, "compiled", lambda: None)
+    np.testing.assert_array_equal(crop_to_image(points[::2, 1:], matrix, (100, 50)), found)
+
+
+def test_finite_points_pass_however_large():
+    largest = np.full((3, 4), np.finfo(np.float32).max, np.float32)
+    assert check_finite(largest, "here") is largest
+
+
+def test_real_kitti_frames_are_cropped_alike(shared_data):
+    from kd3d.datasets.open import open_dataset
+
+    sample = open_dataset(shared_data / "kitti", split="train")[0]
+    found = crop_to_image(sample.points, sample.lidar2image, sample.image_size_px)
+    expected = crop_to_image_reference(sample.points, sample.lidar2image, sample.image_size_px)
+    np.testing.assert_array_equal(found, expected)
+    assert 15_000 < len(found) < 25_000 < len(sample.points)
 
 
 def test_real_nuscenes_key_frame_is_read(shared_data):
