@@ -100,7 +100,7 @@ def gather_decorated(points: Any, counts: Any, slots: Any, centres: Any, out: An
         out[p, count:] = 0
 
 
-def crop(points: Any, matrix: Any, width: Any, height: Any, out: Any) -> Any:  # noqa: PLR0917 -- numba calls by position
+def crop(points: Any, matrix: Any, width: Any, height: Any, out: Any) -> Any:
     """Write the points that project into an image to the front of ``out``, in their order.
 
     Args:
