@@ -25,6 +25,7 @@ from kd3d.cli import (
     infer,
     info,
     presets,
+    report,
     search,
     train,
 )
@@ -48,6 +49,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "distill": distill.distill,
     "compress": compress.compress,
     "bench": bench.bench,
+    "report": report.report,
 }
 _DATA: dict[str, Callable[..., None]] = {
     "synth": data_synth.synth,
