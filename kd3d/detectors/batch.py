@@ -98,7 +98,7 @@ def prepare(samples: Sequence[Cloud], spec: DetectorSpec, *, padded: bool = Fals
     for sample in samples:
         cloud = select_features(view_points(sample, spec), sample.features, spec.points)
         clouds.append(check_finite(cloud, sample.token))
-    if padded or spec.encoder.mode == "hard":
+    if padded or spec.pillar_encoder.mode == "hard":
         return _padded(clouds, spec)
     return _flat(clouds, spec)
 
@@ -111,7 +111,7 @@ def view_points(sample: Cloud, spec: DetectorSpec) -> Floats:
 
 
 def _padded(clouds: Sequence[Floats], spec: DetectorSpec) -> PillarBatch:
-    grid, encoder = spec.grid, spec.encoder
+    grid, encoder = spec.grid, spec.pillar_encoder
     area = grid.ny * grid.nx
     frames = [
         hard_pillars(cloud, grid, max_points=encoder.max_points, max_pillars=encoder.max_pillars) for cloud in clouds

@@ -6,16 +6,26 @@ from kd3d.detectors.backbone import BevBackbone
 from kd3d.detectors.encoder import PillarEncoder
 from kd3d.detectors.head import CenterHead
 from kd3d.detectors.model import CenterPoint
-from kd3d.spec import DetectorSpec
+from kd3d.errors import UsageError
+from kd3d.spec import AnchorHeadSpec, DetectorSpec, VoxelEncoderSpec
 
 
 def build(spec: DetectorSpec) -> CenterPoint:
     """A freshly initialised network for ``spec``, in training mode, on the CPU.
 
     Initial weights come from torch's global generator: seed it (``torch.manual_seed``) to repeat them.
+
+    Raises:
+        UsageError: it has a voxel encoder or an anchor head, which have a specification and a cost but no network.
     """
+    if isinstance(spec.encoder, VoxelEncoderSpec) or isinstance(spec.head, AnchorHeadSpec):
+        part = "a voxel encoder" if isinstance(spec.encoder, VoxelEncoderSpec) else "an anchor head"
+        raise UsageError(
+            f"{spec.name} has {part}: this version specifies and costs such detectors (kd3d info) but does not build "
+            "their networks yet. Use a detector with pillars and a centre head; kd3d presets lists them."
+        )
     encoder = PillarEncoder(spec.point_inputs, spec.encoder.filters, spec.encoder.mode)
-    trunk = spec.backbone
+    trunk, outputs = spec.backbone, spec.head
     backbone = BevBackbone(
         encoder.out_channels,
         strides=trunk.strides,
@@ -26,9 +36,9 @@ def build(spec: DetectorSpec) -> CenterPoint:
     )
     head = CenterHead(
         backbone.out_channels,
-        task_classes=[len(task) for task in spec.head.tasks],
-        branches=spec.head.branches,
-        shared_channels=spec.head.shared_channels,
-        branch_channels=spec.head.branch_channels,
+        task_classes=[len(task) for task in outputs.tasks],
+        branches=outputs.branches,
+        shared_channels=outputs.shared_channels,
+        branch_channels=outputs.branch_channels,
     )
     return CenterPoint(spec, encoder=encoder, backbone=backbone, head=head)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from functools import partial
 
 from kd3d.detectors.preset_kitti import kitti_pillar, kitti_pillar_small
+from kd3d.detectors.preset_kitti_anchor import kitti_pointpillars, kitti_second
 from kd3d.detectors.preset_nuscenes import nuscenes_pillar
 from kd3d.detectors.preset_waymo import waymo_pillar
+from kd3d.detectors.preset_waymo_voxel import waymo_voxel
 from kd3d.detectors.preset_world import world_six_tasks, world_student, world_teacher, world_tiny
 from kd3d.errors import UsageError
-from kd3d.spec import DetectorSpec
+from kd3d.spec import CenterHeadSpec, DetectorSpec, PillarEncoderSpec
 
 PRESETS: dict[str, Callable[[], DetectorSpec]] = {
     "waymo-centerpoint-pillar": partial(waymo_pillar, "", cell_m=0.32, half_range_m=74.24, max_points=20),
@@ -18,9 +20,17 @@ PRESETS: dict[str, Callable[[], DetectorSpec]] = {
     "waymo-centerpoint-pillar-v0.48": partial(waymo_pillar, "-v0.48", cell_m=0.48, half_range_m=74.88, max_points=36),
     "waymo-centerpoint-pillar-v0.64": partial(waymo_pillar, "-v0.64", cell_m=0.64, half_range_m=74.24, max_points=50),
     "waymo-centerpoint-pillar-pcdet": partial(waymo_pillar, "-pcdet", cell_m=0.32, half_range_m=74.88, max_points=20),
+    "waymo-centerpoint-voxel": partial(waymo_voxel, "", encoder=1.0, backbone=1.0, head=1.0),
+    "waymo-centerpoint-voxel-s": partial(waymo_voxel, "-s", encoder=1.0, backbone=0.5, head=0.5),
+    "waymo-centerpoint-voxel-xs": partial(waymo_voxel, "-xs", encoder=0.75, backbone=0.5, head=0.5),
+    "waymo-centerpoint-voxel-xxs": partial(waymo_voxel, "-xxs", encoder=0.5, backbone=0.25, head=0.25),
     "nuscenes-centerpoint-pillar": nuscenes_pillar,
     "kitti-centerpoint-pillar": kitti_pillar,
     "kitti-centerpoint-pillar-small": kitti_pillar_small,
+    "kitti-pointpillars": kitti_pointpillars,
+    "kitti-second": partial(kitti_second, ""),
+    "kitti-second-a": partial(kitti_second, "-a", encoder=0.75, backbone=0.5),
+    "kitti-second-b": partial(kitti_second, "-b", encoder=0.5, backbone=0.5),
     "world-centerpoint-pillar": world_teacher,
     "world-centerpoint-pillar-small": world_student,
     "world-centerpoint-pillar-six-tasks": world_six_tasks,
@@ -39,11 +49,17 @@ def preset(name: str) -> DetectorSpec:
     return PRESETS[name]()
 
 
+def buildable(spec: DetectorSpec) -> bool:
+    """Whether this version builds the network of ``spec``; it costs those of all."""
+    return isinstance(spec.encoder, PillarEncoderSpec) and isinstance(spec.head, CenterHeadSpec)
+
+
 def describe(name: str) -> str:
     """One line about a preset: where it comes from and what it is for."""
-    return _LINES[name]
+    return _LINES[name] if buildable(PRESETS[name]()) else f"{_LINES[name]} [cost only]"
 
 
+_VOXEL = "SparseKD's CenterPoint-Voxel"
 _SPARSEKD = "SparseKD's CenterPoint-Pillar student for Waymo"
 _LINES: dict[str, str] = {
     "waymo-centerpoint-pillar": "SparseKD's CenterPoint-Pillar teacher for Waymo, 0.32 m, 464 x 464",
@@ -51,9 +67,17 @@ _LINES: dict[str, str] = {
     "waymo-centerpoint-pillar-v0.48": f"{_SPARSEKD}, 0.48 m, 312 x 312",
     "waymo-centerpoint-pillar-v0.64": f"{_SPARSEKD}, 0.64 m, 232 x 232",
     "waymo-centerpoint-pillar-pcdet": "OpenPCDet's CenterPoint-Pillar for Waymo, 0.32 m, 468 x 468",
+    "waymo-centerpoint-voxel": f"{_VOXEL} teacher for Waymo, 0.1 x 0.1 x 0.15 m",
+    "waymo-centerpoint-voxel-s": f"{_VOXEL}-S student: BEV backbone and head at half width",
+    "waymo-centerpoint-voxel-xs": f"{_VOXEL}-XS student: also the 3D backbone at 3/4 width",
+    "waymo-centerpoint-voxel-xxs": f"{_VOXEL}-XXS student: 3D backbone at half width, the rest at a quarter",
     "nuscenes-centerpoint-pillar": "OpenPCDet's CenterPoint-Pillar for nuScenes, 0.2 m, six tasks, velocity, 10 sweeps",
     "kitti-centerpoint-pillar": "CenterPoint-Pillar for KITTI, 0.16 m, Car, Pedestrian, Cyclist",
     "kitti-centerpoint-pillar-small": "a narrow 0.24 m detector for KITTI that trains on a CPU",
+    "kitti-pointpillars": "OpenPCDet's PointPillars for KITTI, anchor head, 0.16 m",
+    "kitti-second": "OpenPCDet's SECOND for KITTI, anchor head, 0.05 x 0.05 x 0.1 m",
+    "kitti-second-a": "SparseKD's SECOND(a) student: 3D backbone at 3/4 width, BEV backbone at half",
+    "kitti-second-b": "SparseKD's SECOND(b) student: both backbones at half width",
     "world-centerpoint-pillar": "the teacher of the generated world, 0.4 m, ten classes in one task",
     "world-centerpoint-pillar-small": "a student for the generated world with about a quarter of the teacher's MACs",
     "world-centerpoint-pillar-six-tasks": "a small detector for the generated world with the six nuScenes tasks",

@@ -55,7 +55,7 @@ def write_graph(
     require("onnxscript", extra="onnx")
     rows = pillars or _TRACED_PILLARS
     inputs = (
-        torch.zeros(rows, spec.encoder.max_points, spec.point_inputs),
+        torch.zeros(rows, spec.pillar_encoder.max_points, spec.point_inputs),
         torch.ones(rows, dtype=torch.int64),
         torch.arange(rows) % (spec.grid.nx * spec.grid.ny),
     )

@@ -104,9 +104,9 @@ def export_onnx(
 
 def shipped_spec(spec: DetectorSpec, pillars: int | None) -> DetectorSpec:
     """The specification of an export: a network of ``pillars`` rows keeps no more pillars than that."""
-    if pillars is None or pillars >= spec.encoder.max_pillars:
+    if pillars is None or pillars >= spec.pillar_encoder.max_pillars:
         return spec
-    return replace(spec, encoder=replace(spec.encoder, max_pillars=pillars))
+    return replace(spec, encoder=replace(spec.pillar_encoder, max_pillars=pillars))
 
 
 def check_graph(path: Path) -> dict[str, int]:

@@ -20,7 +20,7 @@ def probe_frames(spec: DetectorSpec, *, seed: int = 0) -> list[Frame]:
     and as many pillars as the detector keeps.
     """
     rng = np.random.default_rng(seed)
-    grid, encoder = spec.grid, spec.encoder
+    grid, encoder = spec.grid, spec.pillar_encoder
     area = grid.nx * grid.ny
     sparse = rng.choice(area, min(area, encoder.max_pillars, 500), replace=False)
     crowded = np.repeat(rng.choice(area, min(area, 300), replace=False), encoder.max_points + 3)

@@ -37,7 +37,7 @@ def head_names(head: CenterHeadSpec) -> tuple[str, ...]:
 
 def onnx_names(spec: DetectorSpec) -> list[str]:
     """Output names of the network: ``task{t}_{name}``, tasks in order, then maps in ``HEAD_NAMES``' order."""
-    return [f"task{task}_{name}" for task in range(len(spec.head.tasks)) for name in head_names(spec.head)]
+    return [f"task{task}_{name}" for task in range(len(spec.head.tasks)) for name in head_names(spec.center_head)]
 
 
 def heads_from_arrays(arrays: Mapping[str, NDArray[Any]], spec: DetectorSpec) -> tuple[TaskMaps, ...]:
@@ -54,13 +54,13 @@ def heads_from_arrays(arrays: Mapping[str, NDArray[Any]], spec: DetectorSpec) ->
     if missing:
         raise DataError(f"the network gave no output {', '.join(missing)}; it gave {', '.join(arrays) or 'nothing'}.")
     return tuple(
-        TaskMaps(**{name: _one_map(f"task{task}_{name}", arrays, spec, task) for name in head_names(spec.head)})
+        TaskMaps(**{name: _one_map(f"task{task}_{name}", arrays, spec, task) for name in head_names(spec.center_head)})
         for task in range(len(spec.head.tasks))
     )
 
 
 def _one_map(full_name: str, arrays: Mapping[str, NDArray[Any]], spec: DetectorSpec, task: int) -> NDArray[Any]:
-    channels = {"hm": len(spec.head.tasks[task]), **dict(spec.head.branches)}[full_name.partition("_")[2]]
+    channels = {"hm": len(spec.head.tasks[task]), **dict(spec.center_head.branches)}[full_name.partition("_")[2]]
     grid = spec.output_grid
     value = np.asarray(arrays[full_name])
     if value.ndim == 4 and value.shape[0] == 1:

@@ -59,8 +59,7 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         return _decode_tuple(arguments, value, where)
     if origin in (typing.Union, types.UnionType):
-        rest = [argument for argument in arguments if argument is not type(None)]
-        return None if value is None and len(rest) < len(arguments) else _decode(rest[0], value, where)
+        return _decode_union(arguments, value, where)
     if origin is typing.Literal:
         if value not in arguments:
             raise SpecError(f"{where} must be one of {', '.join(map(repr, arguments))}, but is {value!r}.")
@@ -70,6 +69,20 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise SpecError(f"{where} must be of type {hint.__name__}, but is {value!r}.")
     return value
+
+
+def _decode_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    """``X | None``, or dataclasses of which ``value`` names one by ``kind``; the first of them has no such field."""
+    kinds = [argument for argument in arguments if argument is not type(None)]
+    if value is None and len(kinds) < len(arguments):
+        return None
+    if len(kinds) == 1 or not isinstance(value, dict) or "kind" not in value:
+        return _decode(kinds[0], value, where)
+    tagged = {field.default: kind for kind in kinds for field in dataclasses.fields(kind) if field.name == "kind"}
+    if not isinstance(value["kind"], str) or value["kind"] not in tagged:
+        known = ", ".join(map(repr, tagged))
+        raise SpecError(f"{where}.kind must be {known} or be left out, but is {value['kind']!r}.")
+    return _decode(tagged[value["kind"]], value, where)
 
 
 def _decode_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

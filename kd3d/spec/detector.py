@@ -7,7 +7,9 @@ from typing import Literal
 
 from kd3d.errors import SpecError
 from kd3d.geometry.grid import BevGrid
+from kd3d.spec.anchor import AnchorHeadSpec
 from kd3d.spec.decode import DecodeSpec
+from kd3d.spec.voxel import VoxelEncoderSpec
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,15 @@ class PillarEncoderSpec:
             raise SpecError(f"encoder filters must be positive, and even but for the last; got {self.filters}.")
         if self.max_points < 1 or self.max_pillars < 1:
             raise SpecError("max_points and max_pillars must be at least 1.")
+
+    @property
+    def stride(self) -> int:
+        """Grid cells per cell of the BEV map."""
+        return 1
+
+    def bev_channels(self, grid: BevGrid) -> int:
+        """Channels of the BEV map; only a voxel encoder's depend on ``grid``."""
+        return self.filters[-1]
 
 
 @dataclass(frozen=True)
@@ -162,29 +173,59 @@ class DetectorSpec:
     name: str
     points: PointSpec
     grid: BevGrid
-    encoder: PillarEncoderSpec
+    encoder: PillarEncoderSpec | VoxelEncoderSpec
     backbone: BevBackboneSpec
-    head: CenterHeadSpec
+    head: CenterHeadSpec | AnchorHeadSpec
     decode: DecodeSpec
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        if self.grid.nx % self.backbone.total_stride or self.grid.ny % self.backbone.total_stride:
+        stride = self.encoder.stride * self.backbone.total_stride
+        if self.grid.nx % stride or self.grid.ny % stride:
             raise SpecError(
                 f"the grid of {self.grid.ny} x {self.grid.nx} cells is not a multiple of the backbone's "
-                f"stride {self.backbone.total_stride}. Change the range or the cell."
+                f"stride {stride}. Change the range or the cell."
             )
+        if isinstance(self.encoder, VoxelEncoderSpec):
+            self.encoder.z_sizes(self.grid)
         if len(self.decode.nms_threshold) != len(self.head.tasks):
             raise SpecError(
                 f"decode.nms_threshold has {len(self.decode.nms_threshold)} entries for {len(self.head.tasks)} task(s)."
             )
 
     @property
+    def pillar_encoder(self) -> PillarEncoderSpec:
+        """The encoder, for code that works on pillars only.
+
+        Raises:
+            SpecError: the detector has another encoder.
+        """
+        if not isinstance(self.encoder, PillarEncoderSpec):
+            raise SpecError(f"{self.name} has a {self.encoder.kind} encoder, but this works with pillars only.")
+        return self.encoder
+
+    @property
+    def center_head(self) -> CenterHeadSpec:
+        """The head, for code that works on centre heads only.
+
+        Raises:
+            SpecError: the detector has another head.
+        """
+        if not isinstance(self.head, CenterHeadSpec):
+            raise SpecError(f"{self.name} has an {self.head.kind} head, but this works with centre heads only.")
+        return self.head
+
+    @property
     def output_grid(self) -> BevGrid:
         """The grid of the head maps."""
-        return self.grid.coarsened(self.backbone.out_stride)
+        return self.grid.coarsened(self.encoder.stride * self.backbone.out_stride)
+
+    @property
+    def bev_channels(self) -> int:
+        """Channels of the map that the backbone reads."""
+        return self.encoder.bev_channels(self.grid)
 
     @property
     def point_inputs(self) -> int:
-        """Channels of a decorated point: features, offsets to the pillar's mean (3) and to its centre (3)."""
-        return len(self.points.features) + 6
+        """Channels of a point: its features; in pillars also offsets to the pillar's mean (3) and centre (3)."""
+        return len(self.points.features) + (6 if isinstance(self.encoder, PillarEncoderSpec) else 0)

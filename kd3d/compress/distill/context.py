@@ -71,7 +71,7 @@ class SignalContext:
     @cached_property
     def class_targets(self) -> tuple[BatchTargets, ...]:
         """Ground truth on the teacher's output grid, one entry per common class whatever the models' task grouping."""
-        head = replace(self.teacher_spec.head, tasks=tuple((name,) for name in self.classes))
+        head = replace(self.teacher_spec.center_head, tasks=tuple((name,) for name in self.classes))
         decode = replace(self.teacher_spec.decode, nms_threshold=(0.0,) * len(self.classes))
         spec = replace(self.teacher_spec, head=head, decode=decode)
         boxes = [map_labels(frame, self.student_spec.head.classes, self.classes) for frame in self.boxes]

@@ -25,7 +25,7 @@ from kd3d.training.targets import BatchTargets, assign_targets_batch
 
 def same_input(student: DetectorSpec, teacher: DetectorSpec) -> bool:
     """Whether both models read the same pillars, so that one preparation serves both."""
-    ours, theirs = student.encoder, teacher.encoder
+    ours, theirs = student.pillar_encoder, teacher.pillar_encoder
     caps = (ours.mode, ours.max_points, ours.max_pillars) == (theirs.mode, theirs.max_points, theirs.max_pillars)
     dynamic = ours.mode == theirs.mode == "dynamic"
     return student.points == teacher.points and student.grid == teacher.grid and (caps or dynamic)

@@ -1,4 +1,4 @@
-"""A CenterPoint as layers that read and write channel groups: the data flow that inheritance follows.
+"""A detector as layers that read and write channel groups: the data flow that inheritance follows.
 
 This is the only place of inheritance that knows parameter names, and it never reads meaning out of them.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from kd3d.spec import DetectorSpec
+from kd3d.spec import AnchorHeadSpec, DetectorSpec, VoxelEncoderSpec
 
 Key = tuple[str | int, ...]
 Kind = Literal["linear", "conv", "deconv"]
@@ -54,8 +54,18 @@ class Layer:
 
 
 def layers(spec: DetectorSpec) -> tuple[Layer, ...]:
-    """All weighted layers of the network of ``spec``, in the order of the data."""
-    return (*_encoder(spec), *_backbone(spec), *_head(spec))
+    """All weighted layers of the network of ``spec``, in the order of the data.
+
+    Raises:
+        SpecError: the encoder is not one of pillars.
+    """
+    return (*encoder_layers(spec), *dense_layers(spec))
+
+
+def dense_layers(spec: DetectorSpec) -> Iterator[Layer]:
+    """Those that work on BEV maps, whatever the encoder: backbone and head."""
+    yield from _backbone(spec)
+    yield from _anchor_head(spec) if isinstance(spec.head, AnchorHeadSpec) else _center_head(spec)
 
 
 def point_channels(spec: DetectorSpec) -> tuple[str, ...]:
@@ -64,10 +74,16 @@ def point_channels(spec: DetectorSpec) -> tuple[str, ...]:
     return (*spec.points.features, *offsets)
 
 
-def _encoder(spec: DetectorSpec) -> Iterator[Layer]:
+def encoder_layers(spec: DetectorSpec) -> Iterator[Layer]:
+    """Those that work on the points of pillars.
+
+    Raises:
+        SpecError: the encoder is not one of pillars.
+    """
+    filters = spec.pillar_encoder.filters
     pieces: tuple[Piece, ...] = (Piece(POINTS, spec.point_inputs),)
-    last = len(spec.encoder.filters) - 1
-    for index, width in enumerate(spec.encoder.filters):
+    last = len(filters) - 1
+    for index, width in enumerate(filters):
         out = width if index == last else width // 2
         key: Key = ("encoder", index)
         module = f"encoder.layers.{index}"
@@ -75,10 +91,16 @@ def _encoder(spec: DetectorSpec) -> Iterator[Layer]:
         pieces = (Piece(key, out),) if index == last else (Piece(key, out, "point"), Piece(key, out, "max"))
 
 
+def canvas_source(spec: DetectorSpec) -> Key:
+    """The layer whose output becomes the first BEV map."""
+    if isinstance(spec.encoder, VoxelEncoderSpec):
+        return ("encoder", "out")
+    return ("encoder", len(spec.encoder.filters) - 1)
+
+
 def _backbone(spec: DetectorSpec) -> Iterator[Layer]:
     backbone = spec.backbone
-    source: Key = ("encoder", len(spec.encoder.filters) - 1)
-    width = spec.encoder.filters[-1]
+    source, width = canvas_source(spec), spec.bev_channels
     for level, (extra, channels) in enumerate(zip(backbone.layers, backbone.channels, strict=True)):
         for position in range(extra + 1):
             key: Key = ("level", level, position)
@@ -93,9 +115,19 @@ def _backbone(spec: DetectorSpec) -> Iterator[Layer]:
         yield Layer(("up", level), f"{module}.conv", f"{module}.norm", kind, channels, (read,), kernel=kernel)
 
 
-def _head(spec: DetectorSpec) -> Iterator[Layer]:
-    head = spec.head
-    neck = tuple(Piece(("up", level), width) for level, width in enumerate(spec.backbone.up_channels))
+def _neck(spec: DetectorSpec) -> tuple[Piece, ...]:
+    return tuple(Piece(("up", level), width) for level, width in enumerate(spec.backbone.up_channels))
+
+
+def _anchor_head(spec: DetectorSpec) -> Iterator[Layer]:
+    assert isinstance(spec.head, AnchorHeadSpec)
+    for name, outputs in spec.head.maps:
+        names = tuple(f"{name}[{index}]" for index in range(outputs))
+        yield Layer(("head", name), f"head.{name}", None, "conv", outputs, _neck(spec), bias=True, outputs=names)
+
+
+def _center_head(spec: DetectorSpec) -> Iterator[Layer]:
+    head, neck = spec.center_head, _neck(spec)
     shared: Key = ("shared",)
     yield Layer(shared, "head.shared.conv", "head.shared.norm", "conv", head.shared_channels, neck, bias=True, kernel=3)
     for task, classes in enumerate(head.tasks):

@@ -41,7 +41,7 @@ def match_tasks(teacher: DetectorSpec, student: DetectorSpec) -> tuple[int | Non
 def match_layers(teacher: DetectorSpec, student: DetectorSpec) -> Mapping[Key, Key | str]:
     """For each student layer the key of its teacher layer, or the reason why there is none."""
     found: dict[Key, Key | str] = {}
-    ours, theirs = len(student.encoder.filters), len(teacher.encoder.filters)
+    ours, theirs = len(student.pillar_encoder.filters), len(teacher.pillar_encoder.filters)
     for index in range(ours):
         differ = f"the encoder has {ours} layer(s), the teacher's has {theirs}"
         found["encoder", index] = ("encoder", index) if ours == theirs else differ
@@ -55,7 +55,7 @@ def match_layers(teacher: DetectorSpec, student: DetectorSpec) -> Mapping[Key, K
         found["up", level] = ("up", other)
     found["shared",] = ("shared",)
     for task, known in enumerate(match_tasks(teacher, student)):
-        for name in [*(name for name, _ in student.head.branches), "hm"]:
+        for name in [*(name for name, _ in student.center_head.branches), "hm"]:
             for kind in ("hidden", "out"):
                 found[kind, task, name] = _head_match(teacher, student, task, known, (kind, name))
     return found

@@ -10,17 +10,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kd3d.compress.search.cost import Cost
 from kd3d.detectors.batch import PillarBatch
+from kd3d.detectors.fold import folded
 from kd3d.detectors.model import CenterPoint
 
 
 def count(module: CenterPoint, batch: PillarBatch) -> Cost:
     """Cost of one forward pass over ``batch``, in the conventions of ``Cost``; ``stages`` stays empty.
 
+    Elements read and written are those of the weighted layers: the scatter into the BEV map and the peak are not seen.
+
     Args:
         module: left as it was.
         batch: one frame.
     """
-    found = {"macs": 0, "thop": 0, "acts": 0}
+    found = {"macs": 0, "thop": 0, "acts": 0, "read": 0}
 
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(layer, _BatchNorm):
@@ -30,6 +33,7 @@ def count(module: CenterPoint, batch: PillarBatch) -> Cost:
         found["macs"] += macs
         found["thop"] += thop
         found["acts"] += output.numel()
+        found["read"] += inputs[0].numel()
 
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, _BatchNorm)
     handles = [layer.register_forward_hook(hook) for layer in module.modules() if isinstance(layer, kinds)]
@@ -42,7 +46,11 @@ def count(module: CenterPoint, batch: PillarBatch) -> Cost:
         for handle in handles:
             handle.remove()
     params = sum(parameter.numel() for parameter in module.parameters())
-    return Cost(params, found["macs"], found["thop"], found["acts"], ())
+    weights = sum(parameter.numel() for parameter in folded(module).parameters())
+    return Cost(
+        params, found["macs"], found["thop"], found["acts"], (),
+        weight_elements=weights, read_elements=found["read"] + weights, written_elements=found["acts"],
+    )  # fmt: skip
 
 
 def _operations(layer: Any, read: Tensor, written: Tensor) -> tuple[int, int]:

@@ -28,7 +28,10 @@ class PillarStats:
     @classmethod
     def full(cls, spec: DetectorSpec) -> PillarStats:
         """Every pillar and every slot used: the cost of an export with fixed shapes."""
-        return cls(float(spec.encoder.max_pillars), float(spec.encoder.max_pillars * spec.encoder.max_points))
+        return cls(
+            float(spec.pillar_encoder.max_pillars),
+            float(spec.pillar_encoder.max_pillars * spec.pillar_encoder.max_points),
+        )
 
 
 def measure_stats(dataset: SampleDataset, spec: DetectorSpec, n: int = 20) -> PillarStats:
@@ -37,7 +40,7 @@ def measure_stats(dataset: SampleDataset, spec: DetectorSpec, n: int = 20) -> Pi
     Raises:
         DataError: the data set is empty, or lacks a point feature of ``spec``.
     """
-    return measure_samples((dataset[index] for index in _spread(len(dataset), n)), spec)
+    return measure_samples((dataset[index] for index in spread(len(dataset), n)), spec)
 
 
 def measure_samples(samples: Iterable[Any], spec: DetectorSpec) -> PillarStats:
@@ -69,16 +72,21 @@ class StatsTable:
 
     def __call__(self, spec: DetectorSpec) -> PillarStats:
         """Statistics for ``spec``; widths and depths do not matter."""
-        encoder = spec.encoder
+        encoder = spec.pillar_encoder
         key = (spec.points, spec.grid, encoder.mode, encoder.max_points, encoder.max_pillars)
         if key not in self._found:
             if self._samples is None:
-                self._samples = [self._dataset[index] for index in _spread(len(self._dataset), self._n)]
+                self._samples = [self._dataset[index] for index in spread(len(self._dataset), self._n)]
             self._found[key] = measure_samples(self._samples, spec)
         return self._found[key]
 
 
-def _spread(count: int, n: int) -> list[int]:
+def spread(count: int, n: int) -> list[int]:
+    """Indices of ``n`` frames spread evenly over ``count``.
+
+    Raises:
+        DataError: there are none.
+    """
     if count == 0:
         raise DataError("the data set has no frames, so pillars per frame cannot be measured.")
     n = min(n, count)
