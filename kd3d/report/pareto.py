@@ -38,7 +38,8 @@ def write_report(run: Path, *, teacher: str | None = None, data: str | None = No
 
     Args:
         run: the folder; commands on the page name it as it is given here.
-        teacher, data: for those commands; otherwise what the run's ``settings.json`` says.
+        teacher: for those commands; otherwise what the run's ``settings.json`` says.
+        data: likewise.
 
     Raises:
         DataError: the folder holds no search, or a file in it is damaged.

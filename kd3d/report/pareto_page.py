@@ -26,7 +26,7 @@ COSTS = {
     "macs_thop": "MACs (thop)",
     "params": "parameters",
     "acts": "activations",
-    "latency_ms": "latency",
+    "latency_ms": "latency, ms",
 }
 QUALITIES = {"score": "mAP", "prior": "prior (untrained)"}
 STATES = ("trained", "pruned", "failed", "untrained")
@@ -62,7 +62,7 @@ def facts(record: SearchRecord) -> str:
     """The search in one line."""
     counts = {state: sum(point.state == state for point in record.candidates) for state in STATES}
     said = [f"{len(record.candidates):,} students ({', '.join(f'{n:,} {state}' for state, n in counts.items() if n)})"]
-    said += [f"budget {limit.text} of {COSTS[limit.axis]}" for limit in record.limits]
+    said += [f"budget {limit.text} of {COSTS[limit.axis].split(',')[0]}" for limit in record.limits]
     if record.teacher is not None:
         said.append(f"teacher {record.teacher.name}")
     if record.strategy is not None:
@@ -79,7 +79,6 @@ def page_data(record: SearchRecord, *, run: Path, request: Mapping[str, Any]) ->
     teacher = record.teacher
     dearest = max((getattr(point, x) or 0 for point in record.candidates), default=0)
     given = {name: request.get(name) for name in ("teacher", "data")}
-    start = ["kd3d", "distill", *(word for name in given for word in (f"--{name}", str(given[name] or name.upper())))]
     return {
         "axes": [
             {"key": key, "label": label, "cost": key in COSTS, "quality": key in QUALITIES}
@@ -92,7 +91,7 @@ def page_data(record: SearchRecord, *, run: Path, request: Mapping[str, Any]) ->
         "teacher": None if teacher is None else {key: getattr(teacher, key) for key in ("name", "score", *COSTS)},
         "teacher_in_view": teacher is not None and (getattr(teacher, x) or 0) <= NEAR * dearest,
         "chosen": record.chosen,
-        "command": shlex.join(start),
+        "command": "kd3d distill" + "".join(_option(name, given[name] or name.upper()) for name in given),
         "placeholders": [name.upper() for name, value in given.items() if not value],
         "points": [_point(point, Path(run)) for point in record.candidates],
     }
@@ -123,8 +122,12 @@ def _point(point: Point, run: Path) -> dict[str, Any]:
     if point.spec is None:
         return {**shown, "choice": choice, "command": None}
     folder = re.sub(r"[^\w.+-]+", "_", point.name)
-    command = f" --student {shlex.quote(str(point.spec))} --out {shlex.quote(str(run / 'students' / folder))}"
+    command = _option("student", point.spec) + _option("out", run / "students" / folder)
     return {**shown, "choice": choice, "command": command}
+
+
+def _option(name: str, value: object) -> str:
+    return f" \\\n  --{name} {shlex.quote(str(value))}"
 
 
 def _words(value: Any) -> str:

@@ -56,7 +56,7 @@ def _panel(panel: Any, record: SearchRecord) -> None:
             panel.scatter(*places, s=area, label=f"{state} ({len(group)})", zorder=3, **look)
     best = front(tuple(held), x, y)
     steps = [getattr(point, x) / size for point in best], [getattr(point, y) for point in best]
-    panel.plot(*steps, color="#0b6bcb", linewidth=1.4, alpha=0.75, label="front", zorder=2)
+    panel.plot(*steps, drawstyle="steps-post", color="#0b6bcb", linewidth=1.4, alpha=0.75, label="front", zorder=2)
     for limit in record.limits:
         if limit.axis == x:
             panel.axvline(limit.value / size, color="#a3195b", linestyle="--", label=f"budget {_plain(limit.text)}")
@@ -74,6 +74,8 @@ def _panel(panel: Any, record: SearchRecord) -> None:
                 label="chosen",
                 zorder=4,
             )
+    if len(held) < len(record.candidates):
+        panel.plot([], [], " ", label=f"without {axes_of(record)[y]}: {len(record.candidates) - len(held)}")
     panel.set_xlabel(f"{axes_of(record)[x]}, {unit}")
     panel.set_ylabel(axes_of(record)[y])
     panel.grid(alpha=0.3)

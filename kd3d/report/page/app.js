@@ -28,7 +28,7 @@ const form = {
     if (value === null || value === undefined) return "\u2013";
     if (key === "score") return value.toFixed(4);
     if (key === "prior") return value.toFixed(3);
-    if (key === "latency_ms") return `${Number(value.toPrecision(3))}\u202fms`;
+    if (key === "latency_ms") return `${value.toPrecision(3)}\u202fms`;
     return key === "steps" ? String(value) : si(value, 4);
   },
   tick(key, value) {
@@ -194,7 +194,7 @@ function heading(column) {
 function line(point, columns) {
   const row = html("tr", { "data-index": point.index, class: point.index === state.picked ? "picked" : "" });
   for (const { key } of columns) {
-    if (key !== "name") row.append(html("td", {}, key === "state" ? stateWords(point) : form.value(key, point[key])));
+    if (key !== "name") row.append(html("td", {}, key === "state" ? point.state : form.value(key, point[key])));
     else {
       const button = html("button", { type: "button" }, point.name);
       button.addEventListener("click", () => {

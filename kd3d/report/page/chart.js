@@ -79,6 +79,11 @@ function frontOf(points, x, y) {
   return best;
 }
 
+// What a budget buys stays the same until the next student on the front fits: steps, not slopes.
+function staircase(corners) {
+  return corners.map(([x, y], i) => (i ? `H${x}V${y}` : `M${x},${y}`)).join("");
+}
+
 function drawChart(root, view) {
   const { x, y, log, points, limits, teacher, form } = view;
   const width = root.clientWidth;
@@ -92,7 +97,7 @@ function drawChart(root, view) {
   const level = teacher && teacher[y] !== undefined ? teacher[y] : null;
   const xs = [...shown, ...lost].map((point) => point[x]).concat(limits.map((limit) => limit.value), inView ? [teacher[x]] : []);
   const ys = shown.map((point) => point[y]).concat(level === null ? [] : [level]);
-  if (!xs.length) {
+  if (!shown.length && !lost.length) {
     root.append(svg("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "No student has these values. Change an axis or the filter."));
     return [];
   }
@@ -103,9 +108,12 @@ function drawChart(root, view) {
   const py = (value) => box.bottom - up.place(value);
   drawAxes(root, { box, across, up, px, py, useLog, x, y, form, width, height });
   limits.forEach((limit, index) => drawLimit(root, limit, { box, px, index }));
-  drawTeacher(root, { teacher, level, inView, box, px, py, x, form });
+  const picture = { box, px, py };
+  const chosen = shown.find((point) => point.name === view.chosen);
+  const below = chosen && level !== null && py(level) - py(chosen[y]) > -12 && py(level) - py(chosen[y]) < 32;
+  drawTeacher(root, { teacher, level, inView, below, x, form, ...picture });
   const best = frontOf(shown, x, y);
-  if (best.length > 1) root.append(svg("path", { class: "front", d: `M${best.map((p) => `${px(p[x])},${py(p[y])}`).join("L")}` }));
+  if (best.length > 1) root.append(svg("path", { class: "front", d: staircase(best.map((point) => [px(point[x]), py(point[y])])) }));
   const small = shown.length > 150 ? 3.6 : 5.5;
   const order = { untrained: 0, failed: 1, pruned: 2, trained: 3 };
   const places = [...shown, ...lost].map((point) => ({ point, cx: px(point[x]), cy: point[y] === null ? box.bottom + BAND / 2 : py(point[y]) }));
@@ -118,7 +126,7 @@ function drawChart(root, view) {
   }
   drawChosen(root, places, view.chosen, box);
   const picked = places.find((place) => place.point.index === view.picked);
-  if (picked) root.append(svg("circle", { class: "ring", cx: picked.cx, cy: picked.cy, r: 10 }));
+  if (picked) root.append(svg("circle", { class: "ring", cx: picked.cx, cy: picked.cy, r: 13 }));
   places.sort((a, b) => a.cx - b.cx || a.cy - b.cy);
   return places;
 }
@@ -147,13 +155,13 @@ function drawLimit(root, limit, { box, px, index }) {
   root.append(svg("text", text, `budget ${limit.text}`));
 }
 
-function drawTeacher(root, { teacher, level, inView, box, px, py, x, form }) {
+function drawTeacher(root, { teacher, level, inView, below, box, px, py, x, form }) {
   if (!teacher) return;
   const cost = teacher[x] === null ? "" : form.value(x, teacher[x]);
   if (level !== null) {
     root.append(svg("line", { class: "level", x1: box.left, x2: box.right, y1: py(level), y2: py(level) }));
     const words = `teacher ${form.value("score", level)}${inView || !cost ? "" : `, at ${cost} \u2192`}`;
-    root.append(svg("text", { class: "teacher-text halo", x: box.left + 6, y: py(level) - 7 }, words));
+    root.append(svg("text", { class: "teacher-text halo", x: box.left + 6, y: py(level) + (below ? 16 : -7) }, words));
     if (inView) root.append(svg("path", { class: "teacher", d: shape("teacher", px(teacher[x]), py(level), 6) }));
   } else if (inView) {
     const at = px(teacher[x]);
@@ -173,6 +181,6 @@ function drawChosen(root, places, name, box) {
   if (!place) return;
   root.append(svg("circle", { class: "chosen-ring", cx: place.cx, cy: place.cy, r: 9 }));
   const end = place.cx > (box.left + box.right) / 2;
-  const text = { class: "strong halo", x: place.cx + (end ? -14 : 14), y: place.cy + 4, "text-anchor": end ? "end" : "start" };
+  const text = { class: "strong halo", x: place.cx + (end ? -18 : 18), y: place.cy + 4, "text-anchor": end ? "end" : "start" };
   root.append(svg("text", text, "chosen"));
 }
