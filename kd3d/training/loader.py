@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,8 +103,8 @@ def _worker_start(worker: int) -> None:
 
 def batches(
     source: FrameSource, *, batch_size: int, start: int, count: int, workers: int, pin: bool = False
-) -> Iterator[TrainBatch]:
-    """Batches ``start`` .. ``start + count - 1`` of the run.
+) -> Generator[TrainBatch, None, None]:
+    """Batches ``start`` .. ``start + count - 1`` of the run. The workers end with the generator: ``close`` it.
 
     Args:
         source: of the frames.
@@ -128,18 +128,22 @@ def batches(
         prefetch_factor=2 if workers and count else None,
     )
     stream = iter(loader)
-    while True:
-        try:
-            batch = next(stream)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            first = str(error).splitlines()[0]
-            raise BackendError(
-                f"a data worker died ({first}). It may have run out of memory or of /dev/shm: use fewer workers, or 0."
-            ) from error
-        if isinstance(batch, Kd3dError):
-            raise batch
-        yield batch
+    try:
+        while (batch := _next(stream)) is not None:
+            if isinstance(batch, Kd3dError):
+                raise batch
+            yield batch
+    finally:
+        del stream  # stops the workers; a traceback would keep this frame, and them, alive
+
+
+def _next(stream: Iterator[Any]) -> Any:
+    try:
+        return next(stream, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        first = str(error).splitlines()[0]
+        raise BackendError(
+            f"a data worker died ({first}). It may have run out of memory or of /dev/shm: use fewer workers, or 0."
+        ) from error

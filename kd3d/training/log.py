@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -50,7 +51,9 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        # Closing writes again what a full disk refused; that must not hide the error that says so.
+        with suppress(OSError) if error is not None else output_errors(self.path):
+            self._file.close()
 
     def write(self, value: dict[str, Any]) -> None:
         """Append one line; numbers that are not finite become null."""

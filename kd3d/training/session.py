@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,23 @@ class Session:
         objective: what to minimise.
         settings: of the run.
         run: its folder.
+        stop_at: steps after which to leave off; ``None`` goes to the end.
     """
 
     def __init__(
-        self, module: CenterPoint, source: FrameSource, *, objective: Objective, settings: TrainSettings, run: Path
+        self,
+        module: CenterPoint,
+        source: FrameSource,
+        *,
+        objective: Objective,
+        settings: TrainSettings,
+        run: Path,
+        stop_at: int | None = None,
     ) -> None:
         self.source, self.settings, self.run = source, settings, run
         self.device = next(module.parameters()).device
         self.steps = settings.total_steps(len(source.dataset))
+        self.until = self.steps if stop_at is None else min(stop_at, self.steps)
         if settings.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.norm_momentum is not None:
@@ -88,24 +98,25 @@ class Session:
         validate: Validate | None,
         progress: Callable[[TrainUpdate], None],
     ) -> None:
-        """Take all remaining steps.
+        """Take the remaining steps, up to where the run is to leave off.
 
         Raises:
             KeyboardInterrupt: Ctrl-C. The checkpoint is of the last whole step; if a second Ctrl-C cut a step short, it
                 stays the earlier one, because the network is then between two steps.
         """
-        pace, stream = Pace(self.state.step, self.steps), self._stream()
+        pace = Pace(self.state.step, self.until)
         try:
-            while self.state.step < self.steps:
-                update = self._advance(stream, log, interrupts, pace)
-                progress(update)
-                if validate is not None and self._due(self.settings.eval_every):
-                    metrics = dict(validate(self.average, self.state.step))
-                    log.write({"step": self.state.step, "val": metrics})
-                    progress(update.with_metrics(metrics, pace.eta_s(self.state.step)))
-                if self._due(self.settings.checkpoint_every):
-                    log.sync()  # the log is never behind the checkpoint
-                    self.save()
+            with closing(self._stream()) as stream:  # an error must not wait for the workers, nor they for it
+                while self.state.step < self.until:
+                    update = self._advance(stream, log, interrupts, pace)
+                    progress(update)
+                    if validate is not None and self._due(self.settings.eval_every):
+                        metrics = dict(validate(self.average, self.state.step))
+                        log.write({"step": self.state.step, "val": metrics})
+                        progress(update.with_metrics(metrics, pace.eta_s(self.state.step)))
+                    if self._due(self.settings.checkpoint_every) or self.state.step == self.until:
+                        log.sync()  # the log is never behind the checkpoint
+                        self.save()
         except KeyboardInterrupt:
             if not interrupts.held:
                 self.save()
@@ -126,13 +137,13 @@ class Session:
             log.write({**self._line(report), **times})
         return TrainUpdate(done, self.steps, report.loss, report.lr, pace.eta_s(done))
 
-    def _stream(self) -> Iterator[TrainBatch]:
+    def _stream(self) -> Generator[TrainBatch, None, None]:
         accumulate = self.settings.accumulate
         return batches(
             self.source,
             batch_size=self.settings.batch_size,
             start=self.state.step * accumulate,
-            count=(self.steps - self.state.step) * accumulate,
+            count=(self.until - self.state.step) * accumulate,
             workers=self.settings.workers,
             pin=self.device.type == "cuda",
         )
@@ -154,13 +165,14 @@ class Session:
         }
 
     def finish(self) -> TrainResult:
-        """Save the averaged network and read back what was measured."""
+        """Save the averaged network, if the run is at its end, and read back what was measured."""
         history = read_metrics(self.run / METRICS)
         validated = [line["val"] for line in history if "val" in line]
         metrics = dict(validated[-1]) if validated else {}
-        training = {"steps": self.steps, "settings": to_json(self.settings), "frames": len(self.source.dataset)}
-        save_model(self.run / MODEL, self.average, {"training": training, "metrics": metrics})
-        return TrainResult(self.average, self.run / MODEL, self.steps, metrics, history)
+        if self.state.step == self.steps:
+            training = {"steps": self.steps, "settings": to_json(self.settings), "frames": len(self.source.dataset)}
+            save_model(self.run / MODEL, self.average, {"training": training, "metrics": metrics})
+        return TrainResult(self.average, self.run / MODEL, self.state.step, metrics, history)
 
 
 def _identity(source: FrameSource, objective: Objective, settings: TrainSettings, precision: str) -> dict[str, Any]:

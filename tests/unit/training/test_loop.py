@@ -1,5 +1,6 @@
 import errno
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -201,6 +202,23 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path, monkeypatc
         train(module(), memory_dataset(), settings=settings, run=tmp_path, progress=fill)
     assert torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["step"] == 2
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.pt"]
+
+
+def test_a_full_disk_stops_the_data_workers_before_the_error_is_seen(tmp_path, monkeypatch):
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fill(update):
+        assert len(multiprocessing.active_children()) == 2
+        monkeypatch.setattr(os, "fsync", full)
+
+    settings = quick(steps=50, checkpoint_every=1, workers=2)
+    with pytest.raises(OutputError, match="the disk is full"):
+        try:
+            train(module(), memory_dataset(), settings=settings, run=tmp_path, progress=fill)
+        except OutputError:  # whose traceback keeps every frame of the run alive
+            assert multiprocessing.active_children() == []
+            raise
 
 
 def test_a_run_folder_that_is_a_file_is_refused(tmp_path):

@@ -1,5 +1,10 @@
 import json
+import os
+from pathlib import Path
 
+import pytest
+
+from kd3d.errors import OutputError
 from kd3d.training.log import MetricsLog, read_metrics
 
 
@@ -26,3 +31,27 @@ def test_every_line_is_strict_json_and_on_the_disk_at_once(tmp_path):
     with MetricsLog(path, keep=0) as log:
         log.write({"step": 1, "val": {"mAP": float("nan"), "list": [1.0, float("inf")]}})
         assert json.loads(path.read_text()) == {"step": 1, "val": {"mAP": None, "list": [1.0, None]}}
+
+
+@pytest.fixture
+def full_disk():
+    """Give a file's number to /dev/full: what is written from then on is refused, and so is closing after it."""
+    with Path("/dev/full").open("w") as full:
+        yield lambda file: os.dup2(full.fileno(), file.fileno())
+
+
+def test_a_full_disk_is_named_though_closing_the_log_fails_too(tmp_path, full_disk):
+    path = tmp_path / "metrics.jsonl"
+    with (
+        pytest.raises(OutputError, match=rf"^{path}: the disk is full\. Free some space"),
+        MetricsLog(path, keep=0) as log,
+    ):
+        full_disk(log._file)
+        log.write({"step": 1})
+
+
+def test_a_full_disk_is_named_when_only_closing_the_log_fails(tmp_path, full_disk):
+    path = tmp_path / "metrics.jsonl"
+    with pytest.raises(OutputError, match=rf"^{path}: the disk is full"), MetricsLog(path, keep=0) as log:
+        full_disk(log._file)
+        log._file.write("held back until it is closed")
