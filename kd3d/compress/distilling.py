@@ -11,6 +11,7 @@ import torch
 from kd3d.compress.data import CompressData, score
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
+from kd3d.compress.inherit.plan import InheritPlan
 from kd3d.compress.recipe import Recipe
 from kd3d.compress.stages import Progress, StageUpdate, begin, once, silent
 from kd3d.detectors.build import build
@@ -94,10 +95,8 @@ def distill(
     asked = {"teacher": fingerprint(teacher), "student": to_json(student_spec), "settings": settings.identity()}
     begin(run, {**asked, "data": data.identity()})
     inheritance = None
-    module = _student(student_spec, settings.train.seed, device)
-    if settings.inherit is not None:
-        made = plan(teacher.spec, student_spec, settings.inherit, teacher.module.state_dict())
-        module.load_state_dict(apply_plan(made, module.state_dict(), teacher.module.state_dict()))
+    module, made = untaught(teacher, student_spec, settings, device)
+    if made is not None:
         inheritance = once(run / "inherit.json", made.to_json)
     objective = settings.recipe.objective(teacher.module, student_spec)
     fit = _Fit(data, settings.train, progress)
@@ -145,6 +144,18 @@ class _Fit:
             self.progress(StageUpdate(f"evaluate {stage}", done, total))
 
         return score(result.module, self.data.val, run / "evaluation", scored)
+
+
+def untaught(
+    teacher: Model, spec: DetectorSpec, settings: DistillSettings, device: str
+) -> tuple[CenterPoint, InheritPlan | None]:
+    """The student before its first step, with what it inherits, and the plan of that."""
+    module = _student(spec, settings.train.seed, device)
+    if settings.inherit is None:
+        return module, None
+    made = plan(teacher.spec, spec, settings.inherit, teacher.module.state_dict())
+    module.load_state_dict(apply_plan(made, module.state_dict(), teacher.module.state_dict()))
+    return module, made
 
 
 def _student(spec: DetectorSpec, seed: int, device: str) -> CenterPoint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ from kd3d.compress.data import CompressData, score
 from kd3d.compress.distilling import DistillResult, DistillSettings, distill, fingerprint, plain
 from kd3d.compress.recipe import Recipe
 from kd3d.compress.search.budget import Budgets
-from kd3d.compress.search.cost import Cost, StatsTable, cost
-from kd3d.compress.search.grid import Candidate, grid_search, pareto, shortlist
+from kd3d.compress.search.cost import StatsTable, cost
+from kd3d.compress.search.grid import Candidate, grid_search
+from kd3d.compress.search.optimise import SearchResult, Students, optimise
+from kd3d.compress.search.record import Trial, candidate_rows, cost_json, listed, write_search
+from kd3d.compress.search.settings import SearchSettings
 from kd3d.compress.search.space import Space
 from kd3d.compress.stages import Progress, StageUpdate, begin, once, silent
 from kd3d.detectors.checkpoint import Model, load_model, save_model
@@ -27,13 +30,15 @@ __all__ = [
     "DistillResult",
     "DistillSettings",
     "Recipe",
+    "SearchResult",
+    "SearchSettings",
     "StageUpdate",
     "candidate_rows",
     "compress",
     "distill",
+    "optimise",
     "search",
 ]
-LISTED = 200  # candidates kept in candidates.jsonl, best first
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class CompressSettings:
         candidates: students that get a short training before one is chosen; 1 takes the best by prior without.
         short_steps: optimiser steps of that training.
         stats_frames: frames on which pillars are counted.
+        search: how the student is searched for; ``None`` tries the first ``candidates`` by prior for ``short_steps``.
     """
 
     distill: DistillSettings
@@ -53,11 +59,24 @@ class CompressSettings:
     candidates: int = 3
     short_steps: int = 200
     stats_frames: int = 20
+    search: SearchSettings | None = None
 
     def __post_init__(self) -> None:
         for name in ("candidates", "short_steps", "stats_frames"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
+
+    def trials(self) -> SearchSettings | None:
+        """The search by training, or ``None`` where the prior alone decides."""
+        if self.search is not None or self.candidates == 1:
+            return self.search
+        seed, rungs = self.distill.train.seed, (self.short_steps,)
+        return SearchSettings("grid", trials=self.candidates, seed=seed, rungs=rungs)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the result, as JSON values; a resumed run must repeat them."""
+        search = None if self.search is None else self.search.identity()
+        return {**plain(self), "distill": self.distill.identity(), "search": search}
 
 
 @dataclass(frozen=True)
@@ -93,36 +112,32 @@ def compress(
 
     Args:
         teacher: left unchanged.
-        data: frames; ``val`` is needed where several candidates are compared.
+        data: frames; ``val`` is what the result is scored on, and nothing is chosen by it.
         budgets: limits on the student.
         settings: how.
-        run: receives ``candidates.jsonl``, ``search/`` (short trainings), ``distill/``, ``student/``, ``metrics.json``.
+        run: receives ``candidates.jsonl``, what ``optimise`` writes, ``distill/``, ``student/``, ``metrics.json``.
         device: such as ``cpu`` or ``cuda``.
         progress: told how far it is.
 
     Raises:
         BudgetError: no student fits; says what the smallest costs.
-        UsageError: several candidates without validation frames, or ``run`` holds a run with another request.
+        UsageError: ``run`` holds a run with another request.
     """
-    if settings.candidates > 1 and data.val is None:
-        raise UsageError(
-            f"{settings.candidates} candidates can be compared only on validation frames. Give them, or ask for 1."
-        )
     stats = StatsTable(data.train, settings.stats_frames)
-    asked = {**plain(settings), "distill": settings.distill.identity()}
-    request = {"teacher": fingerprint(teacher), "budgets": plain(budgets), "settings": asked, "data": data.identity()}
+    asked = {"budgets": plain(budgets), "settings": settings.identity(), "data": data.identity()}
+    request = {"teacher": fingerprint(teacher), **asked}
     found, limits = search(teacher.spec, budgets, settings.space, stats=stats)
     begin(run, request)
     progress(StageUpdate("search", 1, 1, note=f"{len(found)} students fit the budget"))
     work = _Compression(teacher, data, settings, run, device, progress)
-    chosen, scores = work.choose(found)
-    _write_candidates(run / "candidates.jsonl", found, scores)
+    price = cost(teacher.spec, stats(teacher.spec))
+    chosen, trials = work.choose(Students(found, budgets, limits, settings.space, price))
+    _write_candidates(run / "candidates.jsonl", found, trials)
     taught = work.teach(chosen)
     teacher_metrics = work.score_teacher()
-    price = cost(teacher.spec, stats(teacher.spec))
     metrics = {
-        "student": {"name": chosen.spec.name, **taught.metrics, **_cost_json(chosen.cost)},
-        "teacher": {"name": teacher.spec.name, **teacher_metrics, **_cost_json(price)},
+        "student": {"name": chosen.spec.name, **taught.metrics, **cost_json(chosen.cost)},
+        "teacher": {"name": teacher.spec.name, **teacher_metrics, **cost_json(price)},
         "control": taught.control,
         "budget": limits,
     }
@@ -157,15 +172,24 @@ class _Compression:
     device: str
     progress: Progress
 
-    def choose(self, found: list[Candidate]) -> tuple[Candidate, dict[str, float]]:
-        """The candidate that is best after a short training, and the scores by name."""
-        tried = shortlist(found, self.settings.candidates)
-        if len(tried) == 1:
-            return tried[0], {}
-        scores = {}
-        for index, candidate in enumerate(tried):
-            scores[candidate.spec.name] = self._try(candidate, f"candidate {index + 1}/{len(tried)}")
-        return max(tried, key=lambda candidate: scores[candidate.spec.name]), scores
+    def choose(self, students: Students) -> tuple[Candidate, list[Trial]]:
+        """The student to teach, and what was tried to find it."""
+        settings = self.settings.trials()
+        if settings is None:
+            chosen = students.found[0]
+            write_search(self.run, students.found, [], about=_untried(self.teacher.spec, students, chosen))
+            return chosen, []
+        result = optimise(
+            self.teacher,
+            self.data,
+            students,
+            settings=settings,
+            distill=self.settings.distill,
+            run=self.run,
+            device=self.device,
+            progress=self.progress,
+        )
+        return result.best.candidate, result.trials
 
     def teach(self, chosen: Candidate) -> DistillResult:
         """The full training of the chosen student."""
@@ -191,49 +215,13 @@ class _Compression:
         module = self.teacher.module.to(self.device)
         return once(self.run / "teacher.json", lambda: score(module, val, self.run / "teacher_evaluation", scored))
 
-    def _try(self, candidate: Candidate, label: str) -> float:
-        full = self.settings.distill
-        brief = replace(full.train, steps=self.settings.short_steps, epochs=None, eval_every=0)
 
-        def relabel(update: StageUpdate) -> None:
-            self.progress(replace(update, stage=f"{label}: {update.stage}"))
-
-        result = distill(
-            self.teacher,
-            candidate.spec,
-            self.data,
-            settings=replace(full, train=brief, control=False),
-            run=self.run / "search" / candidate.spec.name,
-            device=self.device,
-            progress=relabel,
-        )
-        value = float(result.metrics["mAP"] or 0.0)
-        self.progress(
-            StageUpdate(label, 1, 1, note=f"{candidate.spec.name}: mAP {value:.4f} after {brief.steps} steps")
-        )
-        return value
+def _untried(teacher: DetectorSpec, students: Students, chosen: Candidate) -> dict[str, Any]:
+    price = {"mAP": None, **cost_json(students.teacher), "latency_ms": students.teacher_latency_ms}
+    found = {"teacher": {"name": teacher.name, **price}, "budget": students.limits, "chosen": chosen.spec.name}
+    return {**found, "convention": students.budgets.convention, "strategy": None, "seed": None, "steps_spent": 0}
 
 
-def candidate_rows(found: list[Candidate], scores: dict[str, float] | None = None) -> list[dict[str, Any]]:
-    """One JSON object per candidate: how it differs, what it costs, its prior, its score if it was tried."""
-    front = {candidate.spec.name for candidate in pareto(found, lambda candidate: candidate.prior)}
-    return [
-        {
-            "name": candidate.spec.name,
-            "choice": to_json(candidate.choice),
-            **_cost_json(candidate.cost),
-            "prior": round(candidate.prior, 6),
-            "score": (scores or {}).get(candidate.spec.name),
-            "pareto": candidate.spec.name in front,
-        }
-        for candidate in found
-    ]
-
-
-def _write_candidates(path: Path, found: list[Candidate], scores: dict[str, float]) -> None:
-    listed = [item for place, item in enumerate(found) if place < LISTED or item.spec.name in scores]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in candidate_rows(listed, scores)))
-
-
-def _cost_json(price: Cost) -> dict[str, int]:
-    return {"params": price.params, "macs": price.macs, "macs_thop": price.macs_thop, "acts": price.acts}
+def _write_candidates(path: Path, found: list[Candidate], trials: list[Trial]) -> None:
+    rows = candidate_rows(listed(found, trials), trials)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -53,12 +53,25 @@ def begin(run: Path, request: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, request)
         return
-    changed = differences(read_json(path), request)
+    refuse_changes(
+        str(run),
+        read_json(path),
+        request,
+        "Repeat that run's settings and data to resume it, or choose another output folder.",
+    )
+
+
+def refuse_changes(where: str, begun: dict[str, Any], asked: dict[str, Any], remedy: str) -> None:
+    """Require that ``asked`` is what ``where`` was begun with.
+
+    Raises:
+        UsageError: names what differs.
+    """
+    changed = differences(begun, asked)
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise UsageError(
-            f"{run} holds a run that was begun differently: {'; '.join(changed[:_NAMED])}{more}. "
-            "Repeat that run's settings and data to resume it, or choose another output folder."
+            f"{where} holds a run that was begun differently: {'; '.join(changed[:_NAMED])}{more}. {remedy}"
         )
 
 

@@ -65,7 +65,8 @@ def score_predictions(
     if isinstance(dataset, NuScenesDataset):
         results = Path(out_dir) / "results.json"
         write_results(predictions, dataset, classes, results)
-        return evaluate_results(results, dataset.nusc_root, dataset.version, dataset.split, out_dir)
+        where = (dataset.nusc_root, dataset.version, dataset.split)
+        return evaluate_results(results, *where, out_dir, samples=dataset.tokens)
     if isinstance(dataset, KittiDataset):
         metrics = _score_kitti(predictions, dataset, tuple(classes))
         write_json(Path(out_dir) / "metrics.json", metrics.to_json())

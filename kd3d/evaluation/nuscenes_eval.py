@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ _NOT_APPLICABLE = {"traffic_cone": ("attr_err", "vel_err", "orient_err"), "barri
 
 
 def evaluate_results(
-    results_path: Path | str, dataset_root: Path | str, version: str | None, split: str, out_dir: Path | str
+    results_path: Path | str,
+    dataset_root: Path | str,
+    version: str | None,
+    split: str,
+    out_dir: Path | str,
+    *,
+    samples: Collection[str] | None = None,
 ) -> Metrics:
     """Score an official results file.
 
@@ -33,6 +40,7 @@ def evaluate_results(
         version: such as ``v1.0-mini``; found when ``None``.
         split: ``train``, ``val`` or an official split name.
         out_dir: gets ``metrics.json``.
+        samples: tokens of the split that the file covers; ``None`` for all, as the official metrics are defined.
 
     Raises:
         DataError: the results file is damaged, or its samples are not those of the split.
@@ -42,10 +50,25 @@ def evaluate_results(
     version = find_version(root, version)
     split = resolve_split(split, version)
     nusc = open_database(root, version)
-    boxes = _check_results(results_path, _split_tokens(nusc, split))
+    tokens = _split_tokens(nusc, split)
+    if samples is not None and not tokens <= set(samples):
+        tokens &= set(samples)
+        nusc = _Part(nusc, tokens)
+    boxes = _check_results(results_path, tokens)
     metrics = _devkit_metrics(nusc, results_path, split) if boxes else _nothing_found()
     write_json(Path(out_dir) / "metrics.json", metrics.to_json())
     return metrics
+
+
+class _Part:
+    """The devkit's database, with only some of its samples listed; everything else is the database's own."""
+
+    def __init__(self, nusc: Any, tokens: set[str]) -> None:
+        self._nusc = nusc
+        self.sample = [sample for sample in nusc.sample if sample["token"] in tokens]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._nusc, name)
 
 
 def _split_tokens(nusc: Any, split: str) -> set[str]:

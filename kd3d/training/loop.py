@@ -36,6 +36,7 @@ def train(
     database: Any = None,
     validate: Validate | None = None,
     teacher_spec: DetectorSpec | None = None,
+    stop_at: int | None = None,
     progress: Callable[[TrainUpdate], None] | None = None,
 ) -> TrainResult:
     """Train ``module`` in place, on the device it is on.
@@ -53,6 +54,8 @@ def train(
         database: objects that the augmentation pastes.
         validate: called every ``eval_every`` steps and at the end.
         teacher_spec: makes ``TrainBatch.teacher`` for the objective.
+        stop_at: leave off after this many steps of the whole schedule, with a checkpoint from which a later call goes
+            on. The result is then the moving average so far, and no ``model/`` is written.
         progress: called after every step.
 
     Raises:
@@ -70,7 +73,7 @@ def train(
         module.requires_grad_(True)  # the averaged network of an earlier run comes frozen
     objective = objective or DetectionObjective(module.spec)
     source = FrameSource(dataset, module.spec, teacher_spec, augmentation, database, settings.seed)
-    session = Session(module, source, objective=objective, settings=settings, run=run)
+    session = Session(module, source, objective=objective, settings=settings, run=run, stop_at=stop_at)
     with torch.random.fork_rng(devices=_cuda_devices(session.device)), Interrupts() as interrupts:
         session.resume()
         with MetricsLog(run / METRICS, keep=session.state.step) as log:

@@ -42,8 +42,8 @@ class TrainResult:
 
     Args:
         module: the averaged network, in evaluation mode: what was validated and saved.
-        model: its model folder.
-        steps: optimiser steps.
+        model: its model folder, there once the run is at its end.
+        steps: optimiser steps taken.
         metrics: of the last validation, empty without one.
         history: all lines of ``metrics.jsonl``.
     """

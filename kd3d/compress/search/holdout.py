@@ -1,0 +1,106 @@
+"""Frames to score trials on: whole scenes of the training data, so that the validation split stays untouched."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kd3d.compress.data import CompressData
+from kd3d.datasets.base import Kind, SampleDataset
+from kd3d.datasets.kitti import KittiDataset
+from kd3d.datasets.nuscenes import NuScenesDataset
+from kd3d.datasets.sample import Sample
+from kd3d.errors import DataError
+
+SHARE = 0.2  # of the training scenes
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Training data in two parts.
+
+    Args:
+        data: what trials train on (``train``) and are scored on (``val``).
+        note: one line that says how it was divided.
+    """
+
+    data: CompressData
+    note: str
+
+
+def hold_out(data: CompressData, share: float = SHARE) -> Holdout:
+    """Divide the training frames of ``data``: whole scenes, spread evenly, always the same ones.
+
+    Frames of a data set that knows no scenes (KITTI), or of a single scene, are divided at one point in their order.
+
+    Args:
+        data: ``val`` is dropped.
+        share: of the scenes (or frames) that is held out, at least one.
+
+    Raises:
+        DataError: fewer than two training frames.
+    """
+    count = len(data.train)
+    if count < 2:
+        raise DataError(f"a search holds training frames out to score on, and there are {count}. Give more frames.")
+    scenes = _scenes(data.train)
+    held: list[int]
+    if len(scenes) > 1:
+        number = max(1, round(share * len(scenes)))
+        chosen = {(2 * place + 1) * len(scenes) // (2 * number) for place in range(number)}
+        held = [index for scene in sorted(chosen) for index in scenes[scene]]
+        note = f"trials are scored on {len(held)} frames of {number} of {len(scenes)} training scenes, held out"
+    else:
+        held = list(range(count - max(1, round(share * count)), count))
+        note = f"the training frames are not of several scenes: trials are scored on the last {len(held)} of {count}"
+    out = set(held)
+    kept = [index for index in range(count) if index not in out]
+    return Holdout(replace(data, train=part(data.train, kept), val=part(data.train, held)), note)
+
+
+def part(dataset: SampleDataset, indices: list[int]) -> SampleDataset:
+    """The frames ``indices`` of ``dataset``, in that order, as a data set of the same kind."""
+    if not isinstance(dataset, (NuScenesDataset, KittiDataset)):
+        return _Frames(dataset, indices)
+    view: Any = copy.copy(dataset)
+    view.tokens = [dataset.tokens[index] for index in indices]
+    if isinstance(dataset, NuScenesDataset):
+        view.records = [dataset.records[index] for index in indices]
+    return view  # type: ignore[no-any-return]
+
+
+def _scenes(dataset: SampleDataset) -> list[list[int]]:
+    """Frames by scene, each scene where its first frame stands: a scene is a chain of previous frames."""
+    records = {record.token: record for record in getattr(dataset, "records", [])}
+    first: dict[str, str] = {}
+
+    def beginning(token: str) -> str:
+        chain = []
+        while token not in first and records[token].previous in records:
+            chain.append(token)
+            token = records[token].previous
+        start = first.get(token, token)
+        first.update(dict.fromkeys([*chain, token], start))
+        return start
+
+    scenes: dict[str, list[int]] = {}
+    for index, token in enumerate(dataset.tokens if records else []):
+        scenes.setdefault(beginning(token), []).append(index)
+    return list(scenes.values())
+
+
+class _Frames:
+    """Some frames of a data set of another kind."""
+
+    def __init__(self, dataset: SampleDataset, indices: list[int]) -> None:
+        self._dataset, self._indices = dataset, indices
+        self.kind: Kind = dataset.kind
+        self.split, self.classes = dataset.split, dataset.classes
+        self.tokens = [dataset.tokens[index] for index in indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._dataset[self._indices[index]]

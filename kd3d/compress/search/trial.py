@@ -1,0 +1,95 @@
+"""The short training of one student, rung by rung, and its score on held-out training frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd3d.compress.data import CompressData, score
+from kd3d.compress.distilling import DistillSettings, fingerprint, untaught
+from kd3d.compress.search.grid import Candidate
+from kd3d.compress.stages import begin, once
+from kd3d.detectors.checkpoint import Model
+from kd3d.spec import to_json
+from kd3d.training.loop import train
+from kd3d.training.result import TrainUpdate
+
+
+@dataclass(frozen=True)
+class TrialRunner:
+    """Trains students shortly.
+
+    The schedule of the training is that of the last rung; at an earlier one it leaves off, with a checkpoint in the
+    student's folder, from which any worker that sees the folder goes on.
+
+    Args:
+        teacher: left unchanged.
+        data: ``train`` is trained on, ``val`` (held-out training frames) is scored on.
+        distill: recipe and training; its steps are those of the last rung.
+        run: receives ``trials/NAME/``.
+        device: such as ``cpu``.
+    """
+
+    teacher: Model
+    data: CompressData
+    distill: DistillSettings
+    run: Path
+    device: str
+
+    def __call__(
+        self, candidate: Candidate, steps: int, progress: Callable[[TrainUpdate], None] | None = None
+    ) -> dict[str, Any]:
+        """Train ``candidate`` up to ``steps`` and score it; ``mAP`` and ``steps``.
+
+        What was trained is not trained again: a result that is in the folder is read.
+
+        Raises:
+            NonFiniteError: the training diverged.
+            UsageError: the folder holds another training.
+            DataError, OutputError: as ``kd3d.training.loop.train``.
+        """
+        folder = self.run / "trials" / candidate.spec.name
+        request = {"teacher": fingerprint(self.teacher), "student": to_json(candidate.spec)}
+        begin(folder, {**request, "settings": self.distill.identity(), "data": self.data.identity()})
+        return once(folder / f"rung-{steps}.json", lambda: self._train(candidate, folder, steps, progress))
+
+    def score_teacher(self) -> dict[str, Any]:
+        """The teacher on the same held-out frames (which it may have been trained on)."""
+        assert self.data.val is not None
+        val, module = self.data.val, self.teacher.module.to(self.device)
+        return once(self.run / "teacher_holdout.json", lambda: score(module, val, self.run / "teacher_holdout"))
+
+    def _train(
+        self, candidate: Candidate, folder: Path, steps: int, progress: Callable[[TrainUpdate], None] | None
+    ) -> dict[str, Any]:
+        settings = self.distill.train
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)  # adapters of features begin alike in every process
+            module, _ = untaught(self.teacher, candidate.spec, self.distill, self.device)
+            objective = self.distill.recipe.objective(self.teacher.module.to(self.device), candidate.spec)
+        result = train(
+            module,
+            self.data.train,
+            settings=settings,
+            run=folder,
+            objective=objective,
+            augmentation=self.data.augmentation,
+            database=self.data.database,
+            teacher_spec=objective.teacher_input,
+            stop_at=steps,
+            progress=progress,
+        )
+        assert self.data.val is not None
+        metrics = score(result.module, self.data.val, folder / "evaluation")
+        return {"mAP": float(metrics["mAP"] or 0.0), "NDS": metrics.get("NDS"), "steps": result.steps}
+
+
+def brief(settings: DistillSettings, steps: int, first: int) -> DistillSettings:
+    """The settings of a short training: ``steps`` in all, without control, and never behind by more than ``first``."""
+    every = min(settings.train.checkpoint_every, first)
+    short = replace(settings.train, steps=steps, epochs=None, eval_every=0, checkpoint_every=every)
+    return replace(settings, train=short, control=False)
