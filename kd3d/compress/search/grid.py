@@ -9,6 +9,7 @@ from statistics import pstdev
 
 from kd3d.compress.search.budget import Budgets, Limits
 from kd3d.compress.search.cost import Cost, PillarStats, cost
+from kd3d.compress.search.latency import LatencyModel
 from kd3d.compress.search.space import Choice, Space, scaled
 from kd3d.errors import BudgetError
 from kd3d.spec import DetectorSpec
@@ -26,12 +27,14 @@ class Candidate:
         choice: how it differs from the teacher.
         cost: on the data's statistics.
         prior: what it is ordered by before anything is trained; higher is tried first.
+        latency_ms: predicted for the network; ``None`` where there is no latency table.
     """
 
     spec: DetectorSpec
     choice: Choice
     cost: Cost
     prior: float
+    latency_ms: float | None = None
 
 
 def grid_search(
@@ -40,6 +43,7 @@ def grid_search(
     budgets: Budgets,
     *,
     stats: Callable[[DetectorSpec], PillarStats],
+    latency: LatencyModel | None = None,
 ) -> list[Candidate]:
     """All students of ``space`` within ``budgets``, best prior first; deterministic.
 
@@ -51,35 +55,44 @@ def grid_search(
         space: what may vary.
         budgets: all must hold.
         stats: pillar statistics of the data for a specification (a ``StatsTable``).
+        latency: predicts every student; needed where ``budgets`` limit latency.
 
     Raises:
-        BudgetError: no student fits; says what the smallest costs.
+        BudgetError: no student fits; says what the smallest costs, and how long the fastest takes.
+        UsageError: latency is limited, but there is no ``latency``.
+        DataError: ``latency`` lacks blocks of the space.
     """
-    limits = budgets.limits(cost(teacher, stats(teacher)))
+    limits = budgets.limits(cost(teacher, stats(teacher)), None if latency is None else latency.predict(teacher))
     found: dict[object, Candidate] = {}
     smallest: dict[str, Cost] = {}
+    fastest = math.inf
     for choice in space.choices(teacher):
         spec = scaled(teacher, choice, multiple=space.multiple)
         price = cost(spec, stats(spec))
         for name, value in (("flops", budgets.flops_of), ("params", _params)):
             if name not in smallest or value(price) < value(smallest[name]):
                 smallest[name] = price
-        if limits.fits(price):
-            candidate = Candidate(spec, choice, price, prior(teacher, choice, price, limits=limits))
+        taken = None if latency is None else latency.predict(spec)
+        fastest = fastest if taken is None else min(fastest, taken)
+        if limits.fits(price, taken):
+            promise = prior(teacher, choice, price, limits=limits, latency_ms=taken)
+            candidate = Candidate(spec, choice, price, promise, taken)
             known = found.get(_shape(spec))  # rounding gives the same student under several choices
             if known is None or candidate.prior > known.prior:
                 found[_shape(spec)] = candidate
     if not found:
-        raise BudgetError(_infeasible(limits, smallest))
+        raise BudgetError(_infeasible(limits, smallest, fastest))
     return sorted(found.values(), key=lambda candidate: (-candidate.prior, candidate.cost.macs, candidate.spec.name))
 
 
-def prior(teacher: DetectorSpec, choice: Choice, price: Cost, *, limits: Limits) -> float:
+def prior(
+    teacher: DetectorSpec, choice: Choice, price: Cost, *, limits: Limits, latency_ms: float | None = None
+) -> float:
     """How promising a student looks untrained; see ``grid_search``."""
     spread = pstdev([math.log2(width) for width in (choice.encoder, choice.backbone, choice.neck, choice.head)])
     full = sum(teacher.backbone.layers)
     missing = 1 - sum(choice.layers or teacher.backbone.layers) / full if full else 0.0
-    return max(limits.uses(price)) - BALANCE_WEIGHT * spread - DEPTH_WEIGHT * missing
+    return max(limits.uses(price, latency_ms)) - BALANCE_WEIGHT * spread - DEPTH_WEIGHT * missing
 
 
 def shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
@@ -114,19 +127,22 @@ def _shape(spec: DetectorSpec) -> object:
     return (spec.grid, spec.encoder, spec.backbone, spec.head)
 
 
-def _infeasible(limits: Limits, smallest: dict[str, Cost]) -> str:
+def _infeasible(limits: Limits, smallest: dict[str, Cost], fastest_ms: float) -> str:
     budgets = limits.budgets
     asked = []
     if budgets.flops is not None and limits.flops is not None:
         asked.append(f"{budgets.flops.text} of MACs ({limits.flops / 1e9:.3g} G, {budgets.convention})")
     if budgets.params is not None and limits.params is not None:
         asked.append(f"{budgets.params.text} of parameters ({limits.params / 1e6:.3g} M)")
+    if budgets.latency_ms is not None and limits.latency_ms is not None:
+        asked.append(f"{budgets.latency_ms.text} of latency ({limits.latency_ms:.3g} ms)")
     (flops, flops_params), (params_flops, params) = (
         (budgets.flops_of(price) / 1e9, price.params / 1e6) for price in (smallest["flops"], smallest["params"])
     )
+    fastest = f", the fastest a predicted latency of {fastest_ms:.3g} ms" if math.isfinite(fastest_ms) else ""
     return (
         f"no student meets the budget of {' and '.join(asked)}: the cheapest has {flops:.3g} GMAC "
         f"({budgets.convention}) with {flops_params:.3g} M parameters, the smallest {params:.3g} M "
-        f"parameters with {params_flops:.3g} GMAC. Raise the budget, or add smaller widths or larger "
+        f"parameters with {params_flops:.3g} GMAC{fastest}. Raise the budget, or add smaller widths or larger "
         "cells to the search space."
     )
