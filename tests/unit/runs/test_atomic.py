@@ -1,5 +1,6 @@
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +34,68 @@ def test_a_folder_that_cannot_be_finished_leaves_the_earlier_one_and_names_it(tm
         write_json(folder / "a.json", 2)
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["out", "out/a.json"]
     assert (out / "a.json").read_text() == "1\n"
+
+
+def test_all_of_a_folder_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
+    """The order that a power cut needs: every file, the folders that name them from the inside out, and the rename."""
+    out, sync, synced = tmp_path / "out", os.fsync, []
+
+    def watch(handle):
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        synced.append((path.name if path != folder else "root", out.exists()))
+        sync(handle)
+
+    with atomic_folder(out) as folder:
+        (folder / "deep" / "deeper").mkdir(parents=True)
+        for name in ("a.bin", "deep/b.bin", "deep/deeper/c.bin"):
+            (folder / name).write_bytes(b"content")
+        (folder / "link").symlink_to("a.bin")
+        (folder / "nowhere").symlink_to("none")
+        monkeypatch.setattr(os, "fsync", watch)
+    assert {name for name, _ in synced[:3]} == {"a.bin", "b.bin", "c.bin"}
+    assert [name for name, _ in synced[3:]] == ["deeper", "deep", "root", tmp_path.name]
+    assert [there for _, there in synced] == [False] * 6 + [True]
+
+
+def test_a_file_that_cannot_be_synced_keeps_the_earlier_folder(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with atomic_folder(out) as folder:
+        (folder / "a").write_text("earlier")
+    fill_disk(monkeypatch)
+    with pytest.raises(OutputError, match=rf"^{out}: the disk is full"), atomic_folder(out) as folder:
+        (folder / "a").write_text("later")  # not through atomic_file: nobody has synced it
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["out", "out/a"]
+    assert (out / "a").read_text() == "earlier"
+
+
+def test_a_file_system_that_cannot_sync_folders_is_good_enough(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def files_only(handle):
+        if Path(f"/proc/self/fd/{handle}").is_dir():
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("x")
+    assert (tmp_path / "out" / "a").read_text() == "x"
+
+
+def test_a_parent_that_cannot_be_synced_does_not_undo_the_folder(tmp_path, monkeypatch):
+    out, sync = tmp_path / "out", os.fsync
+
+    def broken_parent(handle):
+        if Path(f"/proc/self/fd/{handle}").readlink() == tmp_path:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", broken_parent)
+    for content in ("one", "two"):
+        with atomic_folder(out) as folder:
+            (folder / "a").write_text(content)
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["out", "out/a"]
+    assert (out / "a").read_text() == "two"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
