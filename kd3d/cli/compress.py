@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kd3d.cli import teaching
+from kd3d.cli import searching, teaching
 from kd3d.cli.console import emit, say
 from kd3d.cli.models import load_model
 from kd3d.cli.options import (
@@ -34,10 +34,20 @@ def compress(
     budget_flops: BudgetFlops = None,
     budget_params: BudgetParams = None,
     flops_convention: Convention = "physical",
+    widths: searching.Widths = None,
+    depths: searching.Depths = None,
+    cells: searching.Cells = None,
     candidates: Annotated[
         int, typer.Option("--candidates", min=1, help="Students tried shortly before one is chosen.")
     ] = 1,
     short_steps: Annotated[int, typer.Option("--short-steps", min=1, help="Steps of each such trial.")] = 200,
+    strategy: searching.Strategy = None,
+    trials: searching.Trials = 24,
+    rungs: searching.Rungs = "100,200,400",
+    eta: searching.Eta = 2.0,
+    storage: searching.Storage = None,
+    study: searching.Study = "kd3d",
+    search_workers: Annotated[int, typer.Option("--search-workers", min=1, help="Processes that train trials.")] = 1,
     epochs: Epochs = None,
     steps: Steps = None,
     batch_size: Batch = 4,
@@ -62,6 +72,17 @@ def compress(
     from kd3d.compress.search.budget import Budgets
 
     budgets = Budgets.parse(flops=budget_flops, params=budget_params, convention=flops_convention)  # type: ignore[arg-type]
+    space = searching.space(widths, depths, cells)
+    asked = searching.settings(
+        strategy,
+        rungs=rungs,
+        trials=trials,
+        seed=seed,
+        eta=eta,
+        storage=storage,
+        study_name=study,
+        workers=search_workers,
+    )
     model = load_model(teacher)
     training = training_settings(
         steps=steps,
@@ -77,18 +98,22 @@ def compress(
     taught = teaching.settings(training, inherit=inherit, recipe=recipe, control=control)
     source = teaching.frames(data, model.spec.points.sweeps, augment=augment)
     open_run(out, {"command": "compress", "teacher": teacher, "data": str(data)}, resume, force)
-    result = _compress(model, source, budgets, distill=taught, trials=(candidates, short_steps), out=out, device=device)
+    plan = _settings(taught, space, candidates=candidates, short_steps=short_steps, search=asked)
+    result = _compress(model, source, budgets, settings=plan, out=out, device=device)
     _show(result)
     emit({**result.metrics, "model": str(result.model)}, as_json=json_line)
 
 
-def _compress(
-    model: Any, source: Any, budgets: Any, *, distill: Any, trials: tuple[int, int], out: Path, device: str
-) -> Any:
-    from kd3d.cli.pipelines import torch_device
-    from kd3d.compress.pipeline import CompressSettings, compress
+def _settings(distill: Any, space: Any, **rest: Any) -> Any:
+    from kd3d.compress.pipeline import CompressSettings
 
-    settings = CompressSettings(distill, candidates=trials[0], short_steps=trials[1])
+    return CompressSettings(distill, space, **rest)
+
+
+def _compress(model: Any, source: Any, budgets: Any, *, settings: Any, out: Path, device: str) -> Any:
+    from kd3d.cli.pipelines import torch_device
+    from kd3d.compress.pipeline import compress
+
     with teaching.stages() as update:
         return compress(
             model, source, budgets=budgets, settings=settings, run=out, device=torch_device(device), progress=update

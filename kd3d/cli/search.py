@@ -7,9 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from kd3d.cli.console import TerminalProgress, emit
+from kd3d.cli import searching, teaching
+from kd3d.cli.console import TerminalProgress, emit, say
 from kd3d.cli.models import load_model
-from kd3d.cli.options import BudgetFlops, BudgetParams, Convention, Data, Json, Teacher
+from kd3d.cli.options import BudgetFlops, BudgetParams, Convention, Data, Device, Force, Json, Resume, Seed, Teacher
+from kd3d.cli.train import Batch, NormMomentum, Precision, Rate, open_run, training_settings
+from kd3d.errors import UsageError
 
 
 def search(
@@ -18,49 +21,121 @@ def search(
     budget_flops: BudgetFlops = None,
     budget_params: BudgetParams = None,
     flops_convention: Convention = "physical",
+    widths: searching.Widths = None,
+    depths: searching.Depths = None,
+    cells: searching.Cells = None,
     out: Annotated[
         Path | None, typer.Option("--out", "--work-dir", help="Write search.json and the specs here.")
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Candidates listed.")] = 10,
+    strategy: searching.Strategy = None,
+    trials: searching.Trials = 24,
+    rungs: searching.Rungs = "100,200,400",
+    eta: searching.Eta = 2.0,
+    storage: searching.Storage = None,
+    study: searching.Study = "kd3d",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that train students.")] = 1,
+    data_workers: Annotated[int, typer.Option("--data-workers", min=0, help="Processes that read data, each.")] = 1,
+    batch_size: Batch = 4,
+    lr: Rate = 3e-3,
+    seed: Seed = 0,
+    precision: Precision = "fp32",
+    norm_momentum: NormMomentum = None,
+    inherit: teaching.Rule = "l1",
+    logit_weight: teaching.Logits = 7.0,
+    mask: teaching.Mask = "gaussian",
+    feature_weight: teaching.Features = 0.0,
+    label_threshold: teaching.Labels = 0.6,
+    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random flips, rotation and scaling.")] = True,
+    device: Device = "auto",
+    resume: Resume = False,
+    force: Force = False,
     json_line: Json = False,
 ) -> None:
-    """List students within the budget, best first, by analytic cost and a plain prior; nothing is trained."""
+    """Find students within the budget, best first.
+
+    Without --strategy nothing is trained: all students are listed by analytic cost and a plain prior. With it, some are
+    taught shortly, the best of them longer, and the score is their mAP on held-out training frames.
+    """
     from kd3d.compress.search.budget import Budgets
+
+    model = load_model(teacher, presets=strategy is None)
+    budgets = Budgets.parse(flops=budget_flops, params=budget_params, convention=flops_convention)  # type: ignore[arg-type]
+    space = searching.space(widths, depths, cells)
+    asked = searching.settings(
+        strategy, rungs=rungs, trials=trials, seed=seed, eta=eta, storage=storage, study_name=study, workers=workers
+    )
+    students = _students(model, data, budgets, space)
+    if asked is None:
+        record = _listing(model, students, out)
+    else:
+        training = training_settings(
+            steps=asked.rungs[-1],
+            epochs=None,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            workers=data_workers,
+            precision=precision,
+            norm_momentum=norm_momentum,
+        )
+        recipe = {"logits": logit_weight, "mask": mask, "features": feature_weight, "label_threshold": label_threshold}
+        taught = teaching.settings(training, inherit=inherit, recipe=recipe, control=False)
+        if out is None:
+            raise UsageError("--strategy trains students and keeps them; add --out RUN.")
+        open_run(out, {"command": "search", "teacher": teacher, "data": str(data)}, resume, force)
+        source = teaching.frames(data, model.spec.points.sweeps, augment=augment, val=False)
+        record = _trained(model, source, students, settings=asked, distill=taught, out=out, device=device)
+    _show(record, top, out)
+    emit({**record, "candidates": record["candidates"][:top]}, as_json=json_line)
+
+
+def _students(model: Any, data: Path, budgets: Any, space: Any) -> Any:
     from kd3d.compress.search.cost import StatsTable
-    from kd3d.compress.search.grid import grid_search, pareto
-    from kd3d.compress.search.space import Space
+    from kd3d.compress.search.students import find_students
     from kd3d.datasets.open import open_dataset
+
+    dataset = open_dataset(data, split="train", sweeps=model.spec.points.sweeps)
+    with TerminalProgress().phase("cost of every student"):
+        return find_students(model.spec, budgets, space, stats=StatsTable(dataset))
+
+
+def _listing(model: Any, students: Any, out: Path | None) -> dict[str, Any]:
+    from kd3d.compress.search.record import search_record, write_search
+
+    about = students.about(model.spec.name)
+    if out is None:
+        return search_record(students.found, [], about=about)
+    return write_search(out, students.found, [], about=about)
+
+
+def _trained(
+    model: Any, source: Any, students: Any, *, settings: Any, distill: Any, out: Path, device: str
+) -> dict[str, Any]:
+    from kd3d.cli.pipelines import torch_device
+    from kd3d.compress.search.optimise import optimise
+
+    with teaching.stages() as update:
+        result = optimise(
+            model,
+            source,
+            students,
+            settings=settings,
+            distill=distill,
+            run=out,
+            device=torch_device(device),
+            progress=update,
+        )
+    return result.record
+
+
+def _show(record: dict[str, Any], top: int, out: Path | None) -> None:
     from kd3d.report.table import show, students_table
 
-    model = load_model(teacher, presets=True)
-    budgets = Budgets.parse(flops=budget_flops, params=budget_params, convention=flops_convention)  # type: ignore[arg-type]
-    dataset = open_dataset(data, split="train", sweeps=model.spec.points.sweeps)
-    with TerminalProgress().phase("search"):
-        found = grid_search(model.spec, Space(), budgets, stats=StatsTable(dataset))
-    rows = [_row(candidate) for candidate in found]
-    front = [_row(candidate) for candidate in pareto(found, lambda candidate: candidate.prior)]
+    show(students_table(f"{record['count']} students within the budget", record["candidates"][:top]))
+    best = record["best"]
+    if best["score"] is not None:
+        say(f"best: {best['name']}, mAP {best['score']:.4f} on held-out training frames after {best['steps']} steps")
+        say(f"all trials took {record['steps_spent']} training steps")
     if out is not None:
-        _write(out, found[:top], rows, front)
-    show(students_table(f"{len(rows)} students within the budget", rows[:top]))
-    emit({"candidates": rows[:top], "count": len(rows), "pareto": front, "best": rows[0]}, as_json=json_line)
-
-
-def _row(candidate: Any) -> dict[str, Any]:
-    price = candidate.cost
-    return {
-        "name": candidate.spec.name,
-        "score": candidate.prior,
-        "macs": price.macs,
-        "macs_thop": price.macs_thop,
-        "params": price.params,
-        "choice": vars(candidate.choice),
-    }
-
-
-def _write(out: Path, best: list[Any], rows: list[dict[str, Any]], front: list[dict[str, Any]]) -> None:
-    from kd3d.runs.atomic import write_json
-    from kd3d.spec.codec import to_json
-
-    for rank, candidate in enumerate(best):
-        write_json(out / "specs" / f"{rank:02d}.json", to_json(candidate.spec))
-    write_json(out / "search.json", {"candidates": rows, "pareto": front, "best": rows[0]})
+        say(f"specification: {out / best['spec']}")

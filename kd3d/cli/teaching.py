@@ -23,15 +23,15 @@ Labels = Annotated[
 Control = Annotated[bool, typer.Option("--control", help="Also train the same student, as long, without the teacher.")]
 
 
-def frames(data: Path, sweeps: int, *, augment: bool) -> Any:
-    """Training and validation frames, with the data set's usual augmentation."""
+def frames(data: Path, sweeps: int, *, augment: bool, val: bool = True) -> Any:
+    """Training and (with ``val``) validation frames, with the data set's usual augmentation."""
     from kd3d.cli.train import augmentation
     from kd3d.compress.data import CompressData
     from kd3d.datasets.open import open_dataset
 
     train = open_dataset(data, split="train", sweeps=sweeps)
-    val = open_dataset(data, split="val", sweeps=sweeps)
-    return CompressData(train, val, augmentation(train.kind, ()) if augment else None)
+    scored = open_dataset(data, split="val", sweeps=sweeps) if val else None
+    return CompressData(train, scored, augmentation(train.kind, ()) if augment else None)
 
 
 def settings(training: Any, *, inherit: str, recipe: dict[str, Any], control: bool) -> Any:

@@ -11,12 +11,13 @@ from kd3d.compress.data import CompressData, score
 from kd3d.compress.distilling import DistillResult, DistillSettings, distill, fingerprint, plain
 from kd3d.compress.recipe import Recipe
 from kd3d.compress.search.budget import Budgets
-from kd3d.compress.search.cost import StatsTable, cost
-from kd3d.compress.search.grid import Candidate, grid_search
-from kd3d.compress.search.optimise import SearchResult, Students, optimise
+from kd3d.compress.search.cost import StatsTable
+from kd3d.compress.search.grid import Candidate
+from kd3d.compress.search.optimise import SearchResult, optimise
 from kd3d.compress.search.record import Trial, candidate_rows, cost_json, listed, write_search
 from kd3d.compress.search.settings import SearchSettings
 from kd3d.compress.search.space import Space
+from kd3d.compress.search.students import Students, find_students
 from kd3d.compress.stages import Progress, StageUpdate, begin, once, silent
 from kd3d.detectors.checkpoint import Model, load_model, save_model
 from kd3d.errors import UsageError
@@ -104,6 +105,7 @@ def compress(
     settings: CompressSettings,
     run: Path,
     device: str = "cpu",
+    latency: Any = None,
     progress: Progress = silent,
 ) -> CompressResult:
     """Find a student within ``budgets``, give it the teacher's weights, teach it, and score both.
@@ -117,6 +119,7 @@ def compress(
         settings: how.
         run: receives ``candidates.jsonl``, what ``optimise`` writes, ``distill/``, ``student/``, ``metrics.json``.
         device: such as ``cpu`` or ``cuda``.
+        latency: predicts a student's latency (a ``LatencyModel``), where that is a budget.
         progress: told how far it is.
 
     Raises:
@@ -126,25 +129,25 @@ def compress(
     stats = StatsTable(data.train, settings.stats_frames)
     asked = {"budgets": plain(budgets), "settings": settings.identity(), "data": data.identity()}
     request = {"teacher": fingerprint(teacher), **asked}
-    found, limits = search(teacher.spec, budgets, settings.space, stats=stats)
+    students = find_students(teacher.spec, budgets, settings.space, stats=stats, latency=latency)
+    found = students.found
     begin(run, request)
     progress(StageUpdate("search", 1, 1, note=f"{len(found)} students fit the budget"))
     work = _Compression(teacher, data, settings, run, device, progress)
-    price = cost(teacher.spec, stats(teacher.spec))
-    chosen, trials = work.choose(Students(found, budgets, limits, settings.space, price))
+    chosen, trials = work.choose(students)
     _write_candidates(run / "candidates.jsonl", found, trials)
     taught = work.teach(chosen)
     teacher_metrics = work.score_teacher()
     metrics = {
         "student": {"name": chosen.spec.name, **taught.metrics, **cost_json(chosen.cost)},
-        "teacher": {"name": teacher.spec.name, **teacher_metrics, **cost_json(price)},
+        "teacher": {"name": teacher.spec.name, **teacher_metrics, **cost_json(students.teacher)},
         "control": taught.control,
-        "budget": limits,
+        "budget": students.limits,
     }
     model = run / "student"
     if not model.exists():
         meta = {**taught.student.meta, "made_by": "compress", "pillar_stats": to_json(stats(chosen.spec))}
-        save_model(model, taught.student.module, {**meta, "choice": to_json(chosen.choice), "budget": limits})
+        save_model(model, taught.student.module, {**meta, "choice": to_json(chosen.choice), "budget": students.limits})
     once(run / "metrics.json", lambda: metrics)
     return CompressResult(load_model(model), model, metrics, found)
 
@@ -157,8 +160,8 @@ def search(
     Raises:
         BudgetError: there is none.
     """
-    found = grid_search(teacher, space, budgets, stats=stats)
-    return found, budgets.limits(cost(teacher, stats(teacher))).to_json()
+    students = find_students(teacher, budgets, space, stats=stats)
+    return students.found, students.limits
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,8 @@ class _Compression:
         settings = self.settings.trials()
         if settings is None:
             chosen = students.found[0]
-            write_search(self.run, students.found, [], about=_untried(self.teacher.spec, students, chosen))
+            about = {**students.about(self.teacher.spec.name), "chosen": chosen.spec.name}
+            write_search(self.run, students.found, [], about=about)
             return chosen, []
         result = optimise(
             self.teacher,
@@ -214,12 +218,6 @@ class _Compression:
 
         module = self.teacher.module.to(self.device)
         return once(self.run / "teacher.json", lambda: score(module, val, self.run / "teacher_evaluation", scored))
-
-
-def _untried(teacher: DetectorSpec, students: Students, chosen: Candidate) -> dict[str, Any]:
-    price = {"mAP": None, **cost_json(students.teacher), "latency_ms": students.teacher_latency_ms}
-    found = {"teacher": {"name": teacher.name, **price}, "budget": students.limits, "chosen": chosen.spec.name}
-    return {**found, "convention": students.budgets.convention, "strategy": None, "seed": None, "steps_spent": 0}
 
 
 def _write_candidates(path: Path, found: list[Candidate], trials: list[Trial]) -> None:

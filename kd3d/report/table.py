@@ -126,11 +126,12 @@ def cost_table(title: str, cost: Any) -> Table:
 
 
 def students_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Search candidates, best first."""
-    table = Table(title, ("student", "score", "MACs", "parameters"))
+    """Search candidates, best first; by their prior where none has a score."""
+    by = "score" if any(row.get("score") is not None for row in rows) else "prior"
+    table = Table(title, ("student", by, "MACs", "parameters"))
     for row in rows:
         cells = (
-            number(row.get("score"), "{:.4f}"),
+            number(row.get(by), "{:.4f}"),
             number(row.get("macs"), "{:.3f} G", 1e-9),
             number(row.get("params"), "{:,.0f}"),
         )

@@ -1,7 +1,7 @@
 """Successive halving as a pure function of what was done: who goes on, and what is to be done next.
 
-All students are trained to the first rung before the best go on to the second (Jamieson and Talwalkar, arXiv:1502.07943),
-so who goes on does not depend on how many workers there are.
+All students are trained to the first rung before the best go on to the second (Jamieson and Talwalkar,
+arXiv:1502.07943), so who goes on does not depend on how many workers there are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kd3d.compress.search.settings import SearchSettings
-from kd3d.compress.search.study import Job, JobState
+from kd3d.compress.search.study import Job
 
 MAX_DEATHS = 3  # a student whose workers died this often (out of memory, say) is given up
 TrialState = Literal["running", "complete", "pruned", "failed"]

@@ -9,15 +9,12 @@ from typing import Any
 
 from kd3d.compress.data import CompressData
 from kd3d.compress.distilling import DistillSettings, fingerprint, plain
-from kd3d.compress.search.budget import Budgets
-from kd3d.compress.search.cost import Cost
-from kd3d.compress.search.grid import Candidate
 from kd3d.compress.search.halving import next_todo, standings
 from kd3d.compress.search.holdout import hold_out
 from kd3d.compress.search.processes import run_workers
-from kd3d.compress.search.record import Trial, best_of, cost_json, trials_of, write_search
+from kd3d.compress.search.record import Trial, best_of, trials_of, write_search
 from kd3d.compress.search.settings import SearchSettings
-from kd3d.compress.search.space import Space
+from kd3d.compress.search.students import Students
 from kd3d.compress.search.study import Board, Job
 from kd3d.compress.search.trial import TrialRunner, brief
 from kd3d.compress.search.worker import SearchTask, Worker
@@ -27,27 +24,6 @@ from kd3d.errors import NonFiniteError
 from kd3d.training.result import TrainUpdate
 
 JOURNAL = "study.journal"
-
-
-@dataclass(frozen=True)
-class Students:
-    """What is searched, and under which limits.
-
-    Args:
-        found: students that fit, best prior first.
-        budgets: as asked for.
-        limits: as JSON values.
-        space: where they are from.
-        teacher: its cost on the same data.
-        teacher_latency_ms: predicted, or ``None``.
-    """
-
-    found: list[Candidate]
-    budgets: Budgets
-    limits: dict[str, object]
-    space: Space
-    teacher: Cost
-    teacher_latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +55,8 @@ def optimise(
     """Find the best of ``students`` by training some of them shortly.
 
     Trials are trained on a part of the training scenes and scored on the rest; validation frames are never read. The
-    same seed gives the same result with one worker, killed and resumed or not (``grid`` and ``random``: with any number).
-    Other processes that call it with the same arguments, storage and a shared ``run`` work along.
+    same seed gives the same result with one worker, killed and resumed or not (``grid`` and ``random``: with any
+    number). Other processes that call it with the same arguments, storage and a shared ``run`` work along.
 
     Args:
         teacher: left unchanged.
@@ -191,13 +167,11 @@ class _Watcher:
         return sum(settings.steps_to(job.rung) for job in self._jobs if job.state == "complete")
 
     def _about(self) -> dict[str, Any]:
-        runner, settings, students = self.task.runner, self.task.settings, self.students
-        name, price = runner.teacher.spec.name, cost_json(students.teacher)
-        score = runner.score_teacher()["mAP"]
+        runner, settings = self.task.runner, self.task.settings
+        about = self.students.about(runner.teacher.spec.name)
         return {
-            "teacher": {"name": name, **price, "mAP": score, "latency_ms": students.teacher_latency_ms},
-            "budget": students.limits,
-            "convention": students.budgets.convention,
+            **about,
+            "teacher": {**about["teacher"], "mAP": runner.score_teacher()["mAP"]},
             "strategy": settings.strategy,
             "seed": settings.seed,
             "rungs": list(settings.rungs),

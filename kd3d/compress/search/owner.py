@@ -32,7 +32,7 @@ class Owner:
 
 
 def gone(owner: dict[str, Any]) -> bool:
-    """Whether a worker is known to have ended; ``False`` for a worker on another machine, about which nothing is known."""
+    """Whether a worker is known to have ended; of a worker on another machine nothing is known."""
     if owner.get("machine") != _machine():
         return False
     pid = int(owner["pid"])

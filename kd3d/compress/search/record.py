@@ -147,22 +147,26 @@ def write_search(
         trials: those that were tried.
         about: everything else in ``search.json``: ``teacher``, ``budget``, ``strategy`` ...
     """
-    kept = listed(found, trials)
-    for candidate in kept:
+    for candidate in listed(found, trials):
         path = run / "candidates" / f"{candidate.spec.name}.json"
         if not path.exists():
             write_json(path, to_json(candidate.spec))
-    rows = candidate_rows(kept, trials)
     write_text(run / "trials.jsonl", "".join(json.dumps(_line(trial)) + "\n" for trial in trials))
-    content = {
+    content = search_record(found, trials, about=about)
+    write_json(run / "search.json", content)
+    return content
+
+
+def search_record(found: Sequence[Candidate], trials: Sequence[Trial], *, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of ``search.json``; arguments as of ``write_search``."""
+    rows = candidate_rows(listed(found, trials), trials)
+    return {
         **about,
         "candidates": rows,
         "count": len(found),
         "pareto": [row for row in rows if row["pareto"]],
         "best": next((row for row in rows if row["name"] == about.get("chosen")), rows[0]),
     }
-    write_json(run / "search.json", content)
-    return content
 
 
 def _line(trial: Trial) -> dict[str, Any]:

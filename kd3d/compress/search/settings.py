@@ -18,8 +18,8 @@ class SearchSettings:
     """Settings of ``optimise``.
 
     Args:
-        strategy: ``grid`` tries the best by prior, ``random`` draws evenly, ``tpe`` and ``nsga2`` learn from the scores;
-            ``nsga2`` looks for the whole front of accuracy against cost, the others for the most accurate student.
+        strategy: ``grid`` tries the best by prior, ``random`` draws evenly, ``tpe`` and ``nsga2`` learn from the
+            scores: ``nsga2`` the whole front of accuracy against cost, ``tpe`` the most accurate student.
         trials: students that are trained at least to the first rung.
         seed: of what the strategy draws.
         rungs: optimiser steps, rising; after each but the last only the best go on, from their checkpoint.
