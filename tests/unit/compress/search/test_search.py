@@ -47,7 +47,7 @@ def test_impossible_budgets(text, why):
 
 
 def test_a_budget_is_needed_and_its_convention_known():
-    with pytest.raises(UsageError, match="Give --budget-flops, --budget-params or both"):
+    with pytest.raises(UsageError, match="Give --budget-flops, --budget-params, --budget-latency or several"):
         Budgets.parse()
     with pytest.raises(UsageError, match="must be physical or thop, not 'fvcore'"):
         Budgets.parse(flops="25%", convention="fvcore")
