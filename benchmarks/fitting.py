@@ -2,25 +2,117 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from worlds import TRAIN, VALIDATION, world
 
+from kd3d.compress.inherit.apply import apply_plan
+from kd3d.compress.inherit.dataflow import plan
+from kd3d.compress.recipe import Recipe
 from kd3d.datasets.augment import Augmentation
 from kd3d.datasets.base import SampleDataset
 from kd3d.datasets.frames import to_frame
+from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model
 from kd3d.detectors.model import CenterPoint
 from kd3d.detectors.torch_pipeline import TorchPipeline
 from kd3d.evaluation.evaluate import evaluate
+from kd3d.runs import environment
+from kd3d.runs.atomic import read_json, write_json
+from kd3d.spec import DetectorSpec
+from kd3d.training.loop import train
+from kd3d.training.objective import DetectionObjective
 from kd3d.training.result import TrainUpdate
 from kd3d.training.settings import TrainSettings
 
 AUGMENTATION = Augmentation(flip_x=True, flip_y=True, rotation_rad=np.pi / 4, scale=(0.95, 1.05))
+
+RULE = "l1"
+# Shares of the steps, and peak rates. The rate is down at the end of each cycle, so the gain over the last quarter is
+# that of a whole annealed cycle more: what longer training still brings, not what lowering the rate brings.
+CYCLES = ((0.5625, 3e-3), (0.1875, 1e-3), (0.25, 5e-4))
+
+
+def fit(
+    teacher: Model, spec: DetectorSpec, arm: str, *, seed: int, steps: int, out: Path, about: Mapping[str, Any]
+) -> None:
+    """Train and score one student in one arm with one seed; what came of it stays in ``out/result.json``. Resumes.
+
+    Args:
+        teacher: for ``inherit`` and ``kd``.
+        spec: of the student.
+        arm: ``control`` trains from scratch on the ground truth alone, ``inherit`` starts from the teacher's weights,
+            ``kd`` inherits and distils.
+        seed: of weights, order and augmentation: equal in all arms.
+        steps: optimiser steps of all cycles together.
+        out: the run folder.
+        about: added to the result.
+    """
+    if (out / "result.json").exists():
+        return
+    data, validation = (world(which, sweeps=spec.points.sweeps) for which in (TRAIN, VALIDATION))
+    torch.manual_seed(seed)
+    student = build(spec)
+    if arm != "control":
+        weights = teacher.module.state_dict()
+        made = plan(teacher.spec, spec, RULE, weights)
+        student.load_state_dict(apply_plan(made, student.state_dict(), weights))
+    recipe, scores = Recipe(), []
+    objective = recipe.objective(teacher.module, spec) if arm == "kd" else DetectionObjective(spec)
+    for cycle, (share, lr) in enumerate(CYCLES):
+        result = train(
+            student,
+            data,
+            settings=settings(round(share * steps), 10 * seed + cycle, lr=lr),
+            run=out / f"cycle-{cycle}",
+            objective=objective,
+            augmentation=AUGMENTATION,
+            teacher_spec=getattr(objective, "teacher_input", None),
+            progress=watch(f"{out.name}, cycle {cycle}"),
+        )
+        student, found = result.module, out / f"scores-{cycle}.json"
+        if not found.exists():
+            write_json(found, score(student, validation, out / f"scores-{cycle}"))
+        scores.append(read_json(found))
+    used = {"recipe": repr(recipe) if arm == "kd" else None, "inherit": None if arm == "control" else RULE}
+    identity = {"arm": arm, "seed": seed, "steps": steps, **about}
+    write_json(out / "result.json", {**identity, **used, "scores": scores, "environment": environment.record()})
+
+
+def paired(ours: Mapping[int, Sequence[float]], control: Mapping[int, Sequence[float]]) -> dict[str, Any]:
+    """Paired differences in mAP points, and whether they count as 'beats' by the rule of CONTRIBUTING.md.
+
+    Args:
+        ours: per seed the mAP (0..1) after each cycle.
+        control: what it is compared with.
+    """
+    seeds = sorted(ours.keys() & control.keys())
+    finals, others = ([100 * runs[seed][-1] for seed in seeds] for runs in (ours, control))
+    differences = [final - other for final, other in zip(finals, others, strict=True)]
+    if len(seeds) < 3:
+        return {"seeds": seeds, "differences": differences, "beats": None}
+    gains = [100 * (control[seed][-1] - control[seed][-2]) for seed in seeds]
+    mean = statistics.mean(differences)
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    converged = max(gains) < 1.0
+    return {
+        "seeds": seeds,
+        "mAP": finals,
+        "control_mAP": others,
+        "differences": differences,
+        "mean": mean,
+        "standard_error": error,
+        "control_gain_last_quarter": gains,
+        "control_converged": converged,
+        "beats": min(differences) > 0 and mean > 2 * error and converged,
+    }
 
 
 def settings(steps: int, seed: int, *, lr: float, eval_every: int = 0) -> TrainSettings:

@@ -29,7 +29,7 @@ COSTS = {
     "latency_ms": "latency, ms",
 }
 QUALITIES = {"score": "mAP", "prior": "prior (untrained)"}
-STATES = ("trained", "pruned", "failed", "untrained")
+STATES = ("trained", "running", "pruned", "failed", "untrained")
 NEAR = 1.6  # a teacher that costs more than this many times the dearest student would squeeze them together
 
 
@@ -62,6 +62,8 @@ def facts(record: SearchRecord) -> str:
     """The search in one line."""
     counts = {state: sum(point.state == state for point in record.candidates) for state in STATES}
     said = [f"{len(record.candidates):,} students ({', '.join(f'{n:,} {state}' for state, n in counts.items() if n)})"]
+    if record.count is not None and record.count > len(record.candidates):
+        said[0] += f" of {record.count:,} that fit"
     said += [f"budget {limit.text} of {COSTS[limit.axis].split(',')[0]}" for limit in record.limits]
     if record.teacher is not None:
         said.append(f"teacher {record.teacher.name}")
@@ -138,7 +140,7 @@ def _footer(record: SearchRecord) -> str:
     meant = "physical" if record.convention == "physical" else "thop, as in the SparseKD tables"
     said = f"One MAC is one multiply-accumulate; budgets on MACs use the {meant} count."
     if any(point.score is not None for point in record.candidates):
-        said += " mAP of a student is that after the steps named beside it, on the run's validation frames."
+        said += " mAP of a student is that after the steps named beside it, on the frames the search scored it on."
     return f"{said} Written by kd3d report."
 
 

@@ -14,6 +14,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "untrained": {"marker": "o", "facecolors": "none", "edgecolors": "#7a8490", "linewidths": 0.8},
     "failed": {"marker": "x", "c": "#b3261e"},
     "pruned": {"marker": "D", "facecolors": "none", "edgecolors": "#b45f06"},
+    "running": {"marker": "^", "facecolors": "none", "edgecolors": "#7b3fb5"},
     "trained": {"marker": "o", "c": "#0b6bcb"},
 }
 UNITS = {"macs": (1e9, "G"), "macs_thop": (1e9, "G"), "params": (1e6, "M"), "acts": (1e6, "M"), "latency_ms": (1, "ms")}

@@ -17,7 +17,7 @@ STATES = {
     "trained": "trained",
     "pruned": "pruned",
     "failed": "failed",
-    "running": "untrained",
+    "running": "running",
     "untrained": "untrained",
 }
 BUDGETED = {"flops": "macs", "params": "params", "latency": "latency_ms", "latency_ms": "latency_ms"}
@@ -33,7 +33,7 @@ class Point:
         latency_ms: predicted or measured, or ``None``.
         score: mAP in 0..1 after ``steps`` optimiser steps, ``None`` where nothing was trained.
         prior: what it was ordered by untrained; ``None`` for the teacher.
-        state: ``trained``, ``pruned``, ``failed``, ``untrained``; ``teacher`` for the teacher.
+        state: ``trained``, ``running``, ``pruned``, ``failed``, ``untrained``; ``teacher`` for the teacher.
         choice: how it differs from the teacher.
         spec: path of its specification, ``None`` where no such file is.
     """
@@ -72,6 +72,7 @@ class SearchRecord:
         convention: ``physical`` or ``thop``: the MACs that a budget binds and that the page shows first.
         chosen: name of the student that was taken.
         strategy, seed: of the search.
+        count: students that fit the budgets; only the best of them are kept.
     """
 
     candidates: tuple[Point, ...]
@@ -81,6 +82,7 @@ class SearchRecord:
     chosen: str | None = None
     strategy: str | None = None
     seed: int | None = None
+    count: int | None = None
 
 
 def read_search(run: Path) -> SearchRecord:
@@ -115,6 +117,7 @@ def _from_json(path: Path, value: Any) -> SearchRecord:
         chosen=read.text(whole.get("chosen"), "chosen"),
         strategy=read.text(whole.get("strategy"), "strategy"),
         seed=read.integer(whole.get("seed"), "seed"),
+        count=read.integer(whole.get("count"), "count"),
     )
 
 

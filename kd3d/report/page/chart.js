@@ -14,6 +14,7 @@ function shape(state, x, y, r) {
   const paths = {
     trained: `M${x - r},${y}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`,
     pruned: `M${x},${y - r - 1}L${x + r + 1},${y}L${x},${y + r + 1}L${x - r - 1},${y}z`,
+    running: `M${x},${y - r - 1}L${x + r + 1},${y + r}L${x - r - 1},${y + r}z`,
     failed: `M${x - r},${y - r}L${x + r},${y + r}M${x - r},${y + r}L${x + r},${y - r}`,
     teacher: star(x, y, r + 4),
   };
@@ -115,7 +116,7 @@ function drawChart(root, view) {
   const best = frontOf(shown, x, y);
   if (best.length > 1) root.append(svg("path", { class: "front", d: staircase(best.map((point) => [px(point[x]), py(point[y])])) }));
   const small = shown.length > 150 ? 3.6 : 5.5;
-  const order = { untrained: 0, failed: 1, pruned: 2, trained: 3 };
+  const order = { untrained: 0, failed: 1, pruned: 2, running: 3, trained: 4 };
   const places = [...shown, ...lost].map((point) => ({ point, cx: px(point[x]), cy: point[y] === null ? box.bottom + BAND / 2 : py(point[y]) }));
   if (lost.length) drawBand(root, box, lost.length, y);
   places.sort((a, b) => order[a.point.state] - order[b.point.state]);
