@@ -47,7 +47,9 @@ def find_model(text: str) -> Found:
         return Found("model", text, path)  # loading says what is wrong with the file
     if path.is_dir():
         return _in_folder(text, path)
-    if "/" in text or path.suffix:
+    from kd3d.detectors.presets import PRESETS
+
+    if text not in PRESETS and ("/" in text or path.suffix):  # "-v0.4" looks like a suffix
         raise UsageError(
             f"{text}: there is no such model. Give a model folder, a run folder, an .onnx file, or a preset name."
         )

@@ -10,14 +10,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kd3d.compress.search.cost import Cost
 from kd3d.detectors.batch import PillarBatch
-from kd3d.detectors.fold import folded
 from kd3d.detectors.model import CenterPoint
 
 
 def count(module: CenterPoint, batch: PillarBatch) -> Cost:
     """Cost of one forward pass over ``batch``, in the conventions of ``Cost``; ``stages`` stays empty.
 
-    Elements read and written are those of the weighted layers: the scatter into the BEV map and the peak are not seen.
+    Elements read and written are the inputs and outputs of the weighted layers: their weights, the scatter into the BEV
+    map and the peak are not seen.
 
     Args:
         module: left as it was.
@@ -46,10 +46,9 @@ def count(module: CenterPoint, batch: PillarBatch) -> Cost:
         for handle in handles:
             handle.remove()
     params = sum(parameter.numel() for parameter in module.parameters())
-    weights = sum(parameter.numel() for parameter in folded(module).parameters())
     return Cost(
         params, found["macs"], found["thop"], found["acts"], (),
-        weight_elements=weights, read_elements=found["read"] + weights, written_elements=found["acts"],
+        read_elements=found["read"], written_elements=found["acts"],
     )  # fmt: skip
 
 

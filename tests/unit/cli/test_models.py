@@ -53,6 +53,10 @@ def test_a_word_is_a_preset_unless_there_is_such_a_folder(stored, monkeypatch):
     assert find_model("model").kind == "model"
 
 
+def test_a_version_in_a_preset_name_is_not_taken_for_a_file_suffix():
+    assert find_model("waymo-centerpoint-pillar-v0.4").kind == "preset"
+
+
 def test_the_shipped_teacher_has_a_name():
     found = find_model(SHIPPED)
     assert found.kind == "model"
