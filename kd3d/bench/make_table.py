@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from kd3d.bench.block_file import BlockFile, Item
 from kd3d.bench.latency_table import Entry, LatencyTable, MeasuredNetwork, device_name, write_table
 from kd3d.bench.partial import Partial
 from kd3d.bench.statistics import percentile
-from kd3d.errors import DataError, UsageError
+from kd3d.errors import BackendError, DataError, UsageError
 from kd3d.runs import environment
 from kd3d.runtime.runners import OrtRunner, runtime_version
 
@@ -144,6 +144,24 @@ def sample(run: Timed, effort: Effort, *, clock_ns: Clock) -> list[float]:
         run()
         times.append((clock_ns() - before) / 1e6)
     return times
+
+
+def provider_of(runtime: str, device: str) -> Literal["cpu", "cuda"]:
+    """The provider of ONNX Runtime that ``--runtime`` and ``--device`` name.
+
+    Raises:
+        BackendError: a runtime that tables cannot be made with.
+        UsageError: not a device.
+    """
+    if runtime not in ("onnxruntime", "onnxruntime-cpu", "onnxruntime-cuda"):
+        raise BackendError(
+            f"latency tables cannot be made with {runtime!r}. Supported are onnxruntime-cpu and onnxruntime-cuda; "
+            "TensorRT is not supported yet."
+        )
+    wanted = runtime.removeprefix("onnxruntime").removeprefix("-") or ("cuda" if device.startswith("cuda") else device)
+    if wanted not in ("cpu", "cuda") or (wanted == "cpu" and device.startswith("cuda")):
+        raise UsageError(f"--device {device} does not go with --runtime {runtime}. Use cpu or cuda.")
+    return cast(Literal["cpu", "cuda"], wanted)
 
 
 def _plan(items: tuple[Item, ...], rounds: int) -> list[tuple[int, Item]]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kd3d.cli import latency
 from kd3d.cli.console import TerminalProgress, emit, note, say
 from kd3d.cli.models import Found, find_model, load_model
 from kd3d.cli.options import Device, Json, Threads
@@ -15,8 +16,8 @@ from kd3d.errors import UsageError
 
 def bench(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help=".onnx, export folders, model folders or presets.")
-    ],
+        list[str] | None, typer.Argument(metavar="MODEL...", help=".onnx, export folders, model folders or presets.")
+    ] = None,
     frames: Annotated[
         Path | None,
         typer.Option("--frames", help="Portable frames (kd3d data frames), a .bin, or a folder of them."),
@@ -28,12 +29,30 @@ def bench(
     columns: Annotated[str | None, typer.Option("--columns", help="Columns, where --frames is a .bin.")] = None,
     device: Device = "cpu",
     threads: Threads = 0,
+    make_table: Annotated[
+        Path | None,
+        typer.Option(
+            "--make-table", help="Instead: measure a blocks.zip of kd3d search --write-blocks; --out is the table."
+        ),
+    ] = None,
+    runtime: Annotated[str, typer.Option("--runtime", help="Of --make-table.")] = "onnxruntime",
     out: Annotated[
         Path | None, typer.Option("--out", "--work-dir", help="Write bench.json and frames.jsonl here.")
     ] = None,
     json_line: Json = False,
 ) -> None:
-    """Latency and throughput over real frames, end to end and by stage; several models take turns on them."""
+    """Latency and throughput over real frames, end to end and by stage; several models take turns on them.
+
+    With --make-table: the latency of every building block of a search space, so that students can be searched for this
+    device on another machine.
+    """
+    if make_table is not None:
+        if models or frames is not None or synthetic:
+            raise UsageError("--make-table measures the blocks alone: give no models and no frames.")
+        latency.make_table(make_table, out, runtime=runtime, device=device, threads=threads, as_json=json_line)
+        return
+    if not models:
+        raise UsageError("name at least one model to time, or --make-table BLOCKS.zip.")
     from kd3d.bench import bench as measure
     from kd3d.report.table import bench_table, show
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kd3d.cli import searching, teaching
+from kd3d.cli import latency, searching, teaching
 from kd3d.cli.console import emit, say
 from kd3d.cli.models import load_model
 from kd3d.cli.options import (
@@ -33,6 +33,10 @@ def compress(
     out: Out,
     budget_flops: BudgetFlops = None,
     budget_params: BudgetParams = None,
+    budget_latency: latency.BudgetLatency = None,
+    latency_table: latency.Table = None,
+    runtime: latency.Runtime = None,
+    latency_device: latency.TableDevice = None,
     flops_convention: Convention = "physical",
     widths: searching.Widths = None,
     depths: searching.Depths = None,
@@ -71,7 +75,13 @@ def compress(
     """Find a student within the budget, give it the teacher's weights, distil into it, and score both."""
     from kd3d.compress.search.budget import Budgets
 
-    budgets = Budgets.parse(flops=budget_flops, params=budget_params, convention=flops_convention)  # type: ignore[arg-type]
+    budgets = Budgets.parse(
+        flops=budget_flops,
+        params=budget_params,
+        convention=flops_convention,  # type: ignore[arg-type]
+        latency=budget_latency,
+    )
+    table = latency.open_table(latency_table, runtime=runtime, device=latency_device, budget=budget_latency)
     space = searching.space(widths, depths, cells)
     asked = searching.settings(
         strategy,
@@ -99,9 +109,11 @@ def compress(
     source = teaching.frames(data, model.spec.points.sweeps, augment=augment)
     open_run(out, {"command": "compress", "teacher": teacher, "data": str(data)}, resume, force)
     plan = _settings(taught, space, candidates=candidates, short_steps=short_steps, search=asked)
-    result = _compress(model, source, budgets, settings=plan, out=out, device=device)
+    predictor = latency.of_frames(table, source.train, plan.stats_frames)
+    result = _compress(model, source, budgets, settings=plan, out=out, device=device, predictor=predictor)
     _show(result)
-    emit({**result.metrics, "model": str(result.model)}, as_json=json_line)
+    found = latency.of_the_student(predictor, result.student, out)
+    emit({**result.metrics, **found, "model": str(result.model)}, as_json=json_line)
 
 
 def _settings(distill: Any, space: Any, **rest: Any) -> Any:
@@ -110,13 +122,20 @@ def _settings(distill: Any, space: Any, **rest: Any) -> Any:
     return CompressSettings(distill, space, **rest)
 
 
-def _compress(model: Any, source: Any, budgets: Any, *, settings: Any, out: Path, device: str) -> Any:
+def _compress(model: Any, source: Any, budgets: Any, *, settings: Any, out: Path, device: str, predictor: Any) -> Any:
     from kd3d.cli.pipelines import torch_device
     from kd3d.compress.pipeline import compress
 
     with teaching.stages() as update:
         return compress(
-            model, source, budgets=budgets, settings=settings, run=out, device=torch_device(device), progress=update
+            model,
+            source,
+            budgets=budgets,
+            settings=settings,
+            run=out,
+            device=torch_device(device),
+            latency=predictor,
+            progress=update,
         )
 
 

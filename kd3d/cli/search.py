@@ -7,19 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
-from kd3d.cli import searching, teaching
+from kd3d.cli import latency, searching, teaching
 from kd3d.cli.console import TerminalProgress, emit, say
 from kd3d.cli.models import load_model
-from kd3d.cli.options import BudgetFlops, BudgetParams, Convention, Data, Device, Force, Json, Resume, Seed, Teacher
+from kd3d.cli.options import BudgetFlops, BudgetParams, Convention, Device, Force, Json, Resume, Seed, Teacher
 from kd3d.cli.train import Batch, NormMomentum, Precision, Rate, open_run, training_settings
 from kd3d.errors import UsageError
 
 
 def search(
     teacher: Teacher,
-    data: Data,
+    data: latency.OptionalData = None,
     budget_flops: BudgetFlops = None,
     budget_params: BudgetParams = None,
+    budget_latency: latency.BudgetLatency = None,
+    latency_table: latency.Table = None,
+    runtime: latency.Runtime = None,
+    latency_device: latency.TableDevice = None,
+    write_blocks: latency.WriteBlocks = None,
+    roofline: latency.RooflineText = None,
     flops_convention: Convention = "physical",
     widths: searching.Widths = None,
     depths: searching.Depths = None,
@@ -60,12 +66,27 @@ def search(
     from kd3d.compress.search.budget import Budgets
 
     model = load_model(teacher, presets=strategy is None)
-    budgets = Budgets.parse(flops=budget_flops, params=budget_params, convention=flops_convention)  # type: ignore[arg-type]
     space = searching.space(widths, depths, cells)
+    if write_blocks is not None:
+        stats = None if data is None else _stats(model, data)
+        latency.write_blocks(write_blocks, model.spec, space, stats, as_json=json_line)
+        return
+    if data is None:
+        raise UsageError("--data is missing: pillars per frame are counted on it. Only --write-blocks goes without.")
+    budgets = Budgets.parse(
+        flops=budget_flops,
+        params=budget_params,
+        convention=flops_convention,  # type: ignore[arg-type]
+        latency=budget_latency,
+    )
+    table = latency.open_table(latency_table, runtime=runtime, device=latency_device, budget=budget_latency)
+    ceiling = latency.parse_roofline(roofline)
     asked = searching.settings(
         strategy, rungs=rungs, trials=trials, seed=seed, eta=eta, storage=storage, study_name=study, workers=workers
     )
-    students = _students(model, data, budgets, space)
+    stats = _stats(model, data)
+    predictor = latency.latency_model(table, stats)
+    students = _students(model, budgets, space, stats, predictor)
     if asked is None:
         record = _listing(model, students, out)
     else:
@@ -87,17 +108,22 @@ def search(
         source = teaching.frames(data, model.spec.points.sweeps, augment=augment, val=False)
         record = _trained(model, source, students, settings=asked, distill=taught, out=out, device=device)
     _show(record, top, out)
+    record |= latency.of_the_best(predictor, students.found, record, ceiling)
     emit({**record, "candidates": record["candidates"][:top]}, as_json=json_line)
 
 
-def _students(model: Any, data: Path, budgets: Any, space: Any) -> Any:
+def _stats(model: Any, data: Path) -> Any:
     from kd3d.compress.search.cost import StatsTable
-    from kd3d.compress.search.students import find_students
     from kd3d.datasets.open import open_dataset
 
-    dataset = open_dataset(data, split="train", sweeps=model.spec.points.sweeps)
+    return StatsTable(open_dataset(data, split="train", sweeps=model.spec.points.sweeps))
+
+
+def _students(model: Any, budgets: Any, space: Any, stats: Any, predictor: Any) -> Any:
+    from kd3d.compress.search.students import find_students
+
     with TerminalProgress().phase("cost of every student"):
-        return find_students(model.spec, budgets, space, stats=StatsTable(dataset))
+        return find_students(model.spec, budgets, space, stats=stats, latency=predictor)
 
 
 def _listing(model: Any, students: Any, out: Path | None) -> dict[str, Any]:

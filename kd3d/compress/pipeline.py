@@ -13,6 +13,7 @@ from kd3d.compress.recipe import Recipe
 from kd3d.compress.search.budget import Budgets
 from kd3d.compress.search.cost import StatsTable
 from kd3d.compress.search.grid import Candidate
+from kd3d.compress.search.latency import LatencyModel
 from kd3d.compress.search.optimise import SearchResult, optimise
 from kd3d.compress.search.record import Trial, candidate_rows, cost_json, listed, write_search
 from kd3d.compress.search.settings import SearchSettings
@@ -105,7 +106,7 @@ def compress(
     settings: CompressSettings,
     run: Path,
     device: str = "cpu",
-    latency: Any = None,
+    latency: LatencyModel | None = None,
     progress: Progress = silent,
 ) -> CompressResult:
     """Find a student within ``budgets``, give it the teacher's weights, teach it, and score both.
@@ -119,7 +120,7 @@ def compress(
         settings: how.
         run: receives ``candidates.jsonl``, what ``optimise`` writes, ``distill/``, ``student/``, ``metrics.json``.
         device: such as ``cpu`` or ``cuda``.
-        latency: predicts a student's latency (a ``LatencyModel``), where that is a budget.
+        latency: predicts a student's latency; needed where that is a budget.
         progress: told how far it is.
 
     Raises:
@@ -128,7 +129,8 @@ def compress(
     """
     stats = StatsTable(data.train, settings.stats_frames)
     asked = {"budgets": plain(budgets), "settings": settings.identity(), "data": data.identity()}
-    request = {"teacher": fingerprint(teacher), **asked}
+    predictor = None if latency is None else latency.identity
+    request = {"teacher": fingerprint(teacher), **asked, "latency": predictor}
     students = find_students(teacher.spec, budgets, settings.space, stats=stats, latency=latency)
     found = students.found
     begin(run, request)

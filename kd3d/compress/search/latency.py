@@ -76,7 +76,7 @@ class LatencyModel:
 
     def explain(self, spec: DetectorSpec) -> Prediction:
         """The same, with how much of it was measured."""
-        return self._explain(blocks(spec, self._pillars(spec)))
+        return self._explain(blocks(spec, self.pillars(spec)))
 
     def _explain(self, found: tuple[Block, ...]) -> Prediction:
         total, exact, others = self.constant_ms, 0.0, []
@@ -105,7 +105,18 @@ class LatencyModel:
             measured.append(network.p50_ms)
         return np.array(parts, float).reshape(-1, len(KINDS)), np.array(measured, float)
 
-    def _pillars(self, spec: DetectorSpec) -> int:
+    @property
+    def identity(self) -> dict[str, object]:
+        """What decides the predictions, as JSON values; a resumed run must repeat it."""
+        times = sum(entry.p50_ms for entry in self.table.entries.values())
+        return {"table": self.table.title, "blocks": len(self.table.entries), "sum_ms": round(times, 6)}
+
+    def pillars(self, spec: DetectorSpec) -> int:
+        """Pillars per frame that ``spec`` is predicted for.
+
+        Raises:
+            DataError: there are no statistics of data, and the table does not know the grid.
+        """
         if self._stats is not None:
             return rows(self._stats(spec))
         key = grid_key(spec)

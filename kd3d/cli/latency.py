@@ -1,0 +1,198 @@
+"""Options and steps about measured latency that `kd3d search`, `kd3d compress` and `kd3d bench` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kd3d.cli.console import TerminalProgress, emit, note, say
+from kd3d.errors import UsageError
+
+OptionalData = Annotated[
+    Path | None,
+    typer.Option("--data", "--data-root", help="A nuScenes or KITTI folder; --write-blocks can do without."),
+]
+BudgetLatency = Annotated[
+    str | None,
+    typer.Option(
+        "--budget-latency",
+        help="Predicted latency of the student's network: 20ms, or 50% of the teacher's. Needs --latency-table.",
+    ),
+]
+Table = Annotated[
+    Path | None, typer.Option("--latency-table", help="Measured blocks of the device (kd3d bench --make-table).")
+]
+Runtime = Annotated[
+    str | None, typer.Option("--runtime", help="Refuse a --latency-table of another runtime: onnxruntime-cpu, ...")
+]
+TableDevice = Annotated[
+    str | None, typer.Option("--latency-device", help="Refuse a --latency-table of another device: a part of its name.")
+]
+WriteBlocks = Annotated[
+    Path | None,
+    typer.Option(
+        "--write-blocks", help="Write the space's blocks as ONNX files to this .zip, to be measured elsewhere."
+    ),
+]
+RooflineText = Annotated[
+    str | None,
+    typer.Option("--roofline", metavar="TFLOPS,GBPS", help="Also list a roofline estimate; it is not a latency."),
+]
+
+
+def open_table(path: Path | None, *, runtime: str | None, device: str | None, budget: str | None) -> Any:
+    """The latency table, checked, or ``None``.
+
+    Raises:
+        UsageError: a budget or a check without a table, or a table of another runtime, device or precision.
+        DataError: the table is damaged.
+    """
+    if path is None:
+        for option, value in (("--budget-latency", budget), ("--runtime", runtime), ("--latency-device", device)):
+            if value is not None:
+                raise UsageError(
+                    f"{option} needs --latency-table FILE. Make one with kd3d search --write-blocks and, on the "
+                    "device, kd3d bench --make-table."
+                )
+        return None
+    from kd3d.bench.latency_table import read_table
+    from kd3d.compress.search.verify import check_table
+
+    return check_table(read_table(path), runtime=runtime, device=device)
+
+
+def latency_model(table: Any, stats: Any) -> Any:
+    """A ``LatencyModel`` on the data's pillars, or ``None`` without a table."""
+    if table is None:
+        return None
+    from kd3d.compress.search.latency import LatencyModel
+
+    return LatencyModel(table, stats=stats)
+
+
+def of_frames(table: Any, frames: Any, count: int) -> Any:
+    """A ``LatencyModel`` on the pillars of ``count`` of the frames, or ``None`` without a table."""
+    if table is None:
+        return None
+    from kd3d.compress.search.stats import StatsTable
+
+    return latency_model(table, StatsTable(frames, count))
+
+
+def verified(model: Any, spec: Any, *, graph: bytes | None = None) -> dict[str, Any]:
+    """Predict and, where the device is here, measure; told to the reader. JSON values."""
+    from kd3d.compress.search.verify import verify
+
+    found = verify(model, spec, graph=graph)
+    told = f"latency of {spec.name}: predicted {found.predicted_ms:.3g} ms"
+    if found.measured_ms is not None and found.error is not None:
+        told += f", measured {found.measured_ms:.3g} ms (prediction {found.error:+.1%})"
+    say(f"{told}; {found.table}")
+    if found.interpolated:
+        say(f"interpolated between measured widths: {', '.join(found.interpolated)}")
+    if found.note:
+        say(f"note: {found.note}")
+    return found.to_json()
+
+
+def parse_roofline(text: str | None) -> Any:
+    """The device's ceilings, or ``None``."""
+    if text is None:
+        return None
+    from kd3d.compress.search.roofline import parse_roofline as parse
+
+    return parse(text)
+
+
+def of_the_best(model: Any, found: Any, record: dict[str, Any], ceiling: Any) -> dict[str, Any]:
+    """What `kd3d search` adds: ``latency`` of its best student, and ``roofline_ms`` of every candidate."""
+    by_name = {candidate.spec.name: candidate for candidate in found}
+    best = by_name[record["best"]["name"]]
+    added: dict[str, Any] = {}
+    if model is not None:
+        added["latency"] = verified(model, best.spec)
+    if ceiling is not None:
+        for row in record["candidates"]:
+            row["roofline_ms"] = ceiling.estimate_ms(by_name[row["name"]].cost)
+        estimate = ceiling.estimate_ms(best.cost)
+        added["roofline_ms"] = estimate
+        say(
+            f"roofline estimate of {best.spec.name}: {estimate:.3g} ms at {ceiling.tflops:g} TFLOPS, {ceiling.gbps:g} "
+            f"GB/s and {ceiling.bits} bits. Nothing was measured; expect more."
+        )
+    return added
+
+
+def of_the_student(model: Any, student: Any, out: Path) -> dict[str, Any]:
+    """What `kd3d compress` adds: ``latency`` of the student that it made, from its exported network."""
+    if model is None:
+        return {}
+    import tempfile
+
+    from kd3d.export.graph import write_graph
+    from kd3d.runs.atomic import write_json
+
+    with tempfile.TemporaryDirectory(prefix="kd3d-latency-") as folder:
+        path = Path(folder) / "student.onnx"
+        write_graph(student.module, student.spec, path, opset=20, pillars=None, weights_sha256="")
+        found = verified(model, student.spec, graph=path.read_bytes())
+    write_json(out / "latency.json", found)
+    return {"latency": found}
+
+
+def write_blocks(path: Path, spec: Any, space: Any, stats: Any | None, *, as_json: bool) -> None:
+    """`kd3d search --write-blocks`."""
+    from kd3d.compress.search.stats import PillarStats
+    from kd3d.compress.search.write_blocks import write_blocks as write
+
+    if stats is None:
+        note(
+            f"no --data: the encoder's blocks are for {spec.pillar_encoder.max_pillars} pillars per frame, the most "
+            "that the detector keeps. With --data they are for what the data's frames hold."
+        )
+        stats = PillarStats.full
+    with TerminalProgress().phase("blocks") as step:
+        written = write(path, spec, space, stats=stats, progress=step)
+    say(
+        f"{written.path}: {written.blocks} blocks of {written.families} families and {written.networks} whole "
+        f"networks, {written.bytes / 1e6:.1f} MB"
+    )
+    say(f"measure them on the device: kd3d bench --make-table {written.path.name} --out table.json")
+    emit({"blocks_file": str(path), **written.to_json()}, as_json=as_json)
+
+
+def make_table(blocks: Path, out: Path | None, *, runtime: str, device: str, threads: int, as_json: bool) -> None:
+    """`kd3d bench --make-table`."""
+    from kd3d.bench import make_table as measuring
+
+    if out is None:
+        raise UsageError("--make-table needs --out FILE.json for the table.")
+    with TerminalProgress().phase("table") as step:
+        table = measuring.make_table(
+            blocks, out, provider=measuring.provider_of(runtime, device), threads=threads or None, progress=step
+        )
+    say(f"{out}: {len(table.entries)} blocks and {len(table.networks)} whole networks; {table.title}")
+    noisy = table.noisy()
+    if noisy:
+        say(
+            f"warning: rounds differ by more than 10 % in {len(noisy)} of "
+            f"{len({entry.family for entry in table.entries.values()})} families (first: {noisy[0]}). "
+            "Close other programs, let the machine settle, and measure again."
+        )
+    emit(
+        {
+            "table": str(out),
+            "device": table.device,
+            "runtime": table.runtime,
+            "version": table.version,
+            "precision": table.precision,
+            "threads": table.threads,
+            "blocks": len(table.entries),
+            "networks": len(table.networks),
+            "overhead_ms": table.overhead_ms,
+            "noisy": noisy,
+        },
+        as_json=as_json,
+    )
