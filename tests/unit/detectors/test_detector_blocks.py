@@ -99,6 +99,25 @@ def test_training_statistics_of_hard_pillars_include_the_zero_rows():
     assert torch.allclose(encoder.layers[0].norm.running_mean, 0.01 * mean, atol=1e-6)
 
 
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), filters=st.sampled_from([(6,), (8, 6)]), mode=st.sampled_from(["hard", "dynamic"]))
+def test_the_maximum_of_training_has_the_values_and_weight_gradients_of_the_exported_one(seed, filters, mode):
+    """Unused slots tie: ``amax`` shares their gradient, ``max`` gives it to one, and the weights see no difference."""
+    features, counts = padded_cloud(40, 6, 5, seed)
+    features[:10, 1] = features[:10, 0]  # and so do points that are there twice
+    pull = torch.randn(40, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = []
+    for highest in (PillarEncoder._highest, lambda self, x: x.amax(1)):
+        torch.manual_seed(seed)
+        encoder = shake(PillarEncoder(5, filters, mode)).double().train()
+        encoder._highest = highest.__get__(encoder)
+        values = encoder(features.double(), counts)
+        values.backward(pull)
+        found.append((values, *(parameter.grad for parameter in encoder.parameters())))
+    assert torch.equal(found[0][0], found[1][0])
+    assert all(torch.allclose(one, other, atol=1e-9) for one, other in zip(*found, strict=True))
+
+
 def test_no_pillars_are_no_error_in_evaluation():
     for mode in ("hard", "dynamic"):
         encoder = PillarEncoder(5, (8, 6), mode).eval()

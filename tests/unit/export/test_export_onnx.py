@@ -62,6 +62,8 @@ def test_the_folder_holds_what_the_vehicle_needs_and_how_it_was_made(exported, m
     assert record["gates"] == ["checker", "operators", "parity"]
     assert record["parity"]["passed"]
     assert record["operators"]["ScatterND"] == 1
+    assert record["operators"]["ReduceMax"] == len(TINY.pillar_encoder.filters)
+    assert not {"ArgMax", "TopK"} & set(record["operators"])  # what a maximum with indices would bring
     assert json.loads((folder / "pipeline.json").read_text())["state"] == []
 
 
