@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import os
 import pickle
@@ -21,22 +20,18 @@ import pytest
 from kd3d.cli.main import run
 
 TINY = "world-centerpoint-pillar-tiny"
-SUPPORT = Path(__file__).resolve().parents[2] / "support" / "tiny_nuscenes.py"
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
+@pytest.fixture(scope="session")
+def root(tiny_root):
     """A whole database of two scenes; not to be changed."""
-    spec = importlib.util.spec_from_file_location("tiny_nuscenes", SUPPORT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.write_tiny(tmp_path_factory.mktemp("data"))
+    return tiny_root
 
 
 @pytest.fixture
-def broken(root, tmp_path):
+def broken(broken_root):
     """A copy to damage."""
-    return Path(shutil.copytree(root, tmp_path / "broken"))
+    return broken_root
 
 
 @pytest.fixture(scope="module")
