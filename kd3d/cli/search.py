@@ -88,7 +88,7 @@ def search(
     predictor = latency.latency_model(table, stats)
     students = _students(model, budgets, space, stats, predictor)
     if asked is None:
-        record = _listing(model, students, out)
+        record = _listing(model, students, out, {"command": "search", "teacher": teacher, "data": str(data)})
     else:
         training = training_settings(
             steps=asked.rungs[-1],
@@ -126,12 +126,15 @@ def _students(model: Any, budgets: Any, space: Any, stats: Any, predictor: Any) 
         return find_students(model.spec, budgets, space, stats=stats, latency=predictor)
 
 
-def _listing(model: Any, students: Any, out: Path | None) -> dict[str, Any]:
+def _listing(model: Any, students: Any, out: Path | None, request: dict[str, str]) -> dict[str, Any]:
     from kd3d.compress.search.record import search_record, write_search
+    from kd3d.runs.atomic import write_json
+    from kd3d.runs.folder import SETTINGS
 
     about = students.about(model.spec.name)
     if out is None:
         return search_record(students.found, [], about=about)
+    write_json(out / SETTINGS, request)  # the commands on the page of `kd3d report` name teacher and data
     return write_search(out, students.found, [], about=about)
 
 

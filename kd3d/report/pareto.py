@@ -13,6 +13,7 @@ from kd3d.report.pareto_plot import draw_pareto
 from kd3d.report.search_record import SearchRecord, read_metrics, read_search
 from kd3d.report.table import Table, comparison
 from kd3d.runs.atomic import read_json, write_text
+from kd3d.runs.folder import SETTINGS
 
 MODELS = ("teacher", "student", "control")
 
@@ -57,7 +58,7 @@ def write_report(run: Path, *, teacher: str | None = None, data: str | None = No
 
 
 def _request(run: Path) -> dict[str, Any]:
-    path = run / "settings.json"
+    path = run / SETTINGS
     if not path.exists():
         return {}
     found = read_json(path)

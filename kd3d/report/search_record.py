@@ -105,7 +105,7 @@ def read_search(run: Path) -> SearchRecord:
 def _from_json(path: Path, value: Any) -> SearchRecord:
     read = _Reader(path)
     whole = read.mapping(value, "the file")
-    rows = read.rows(_listed(whole))
+    rows = read.rows(whole.get("candidates"))
     teacher = whole.get("teacher")
     limits = read.mapping(whole.get("budget") or {}, "budget")
     convention = read.convention(whole.get("convention") or limits.get("convention"))
@@ -119,14 +119,6 @@ def _from_json(path: Path, value: Any) -> SearchRecord:
         seed=read.integer(whole.get("seed"), "seed"),
         count=read.integer(whole.get("count"), "count"),
     )
-
-
-def _listed(whole: Mapping[str, Any]) -> Any:
-    """The rows; those of version 0.1 call their prior ``score``, for it trained nothing here."""
-    rows = whole.get("candidates")
-    if "teacher" in whole or "best" not in whole or not isinstance(rows, list):
-        return rows
-    return [{**row, "prior": row.get("score"), "score": None} if isinstance(row, dict) else row for row in rows]
 
 
 def _from_lines(run: Path) -> SearchRecord:

@@ -51,12 +51,6 @@ def test_a_thop_budget_is_a_limit_on_thop_macs(run):
     assert {limit.axis: limit.value for limit in record.limits} == {"macs_thop": 1e9, "latency_ms": 9}
 
 
-def test_what_version_0_1_called_score_is_the_prior(run):
-    rows = [{"name": "a", "macs": 10, "params": 5, "score": 0.9}]
-    (point,) = read_search(run({"candidates": rows, "pareto": rows, "best": rows[0]})).candidates
-    assert (point.prior, point.score, point.state) == (0.9, None, "untrained")
-
-
 def test_a_compress_run_is_read_from_its_lines_and_its_metrics(run):
     folder = run(
         "".join(json.dumps(row) + "\n" for row in ({**ROW, "pareto": True}, {**ROW, "name": "b", "score": 0.3})),
