@@ -37,7 +37,7 @@ STUDENT = "world-centerpoint-pillar-small"
 RULE = "l1"
 # Shares of the steps, and peak rates. The rate is down at the end of each cycle, so the gain over the last quarter is
 # that of a whole annealed cycle more: what longer training still brings, not what lowering the rate brings.
-CYCLES = ((0.75, 3e-3), (0.25, 1e-3))
+CYCLES = ((0.5625, 3e-3), (0.1875, 1e-3), (0.25, 5e-4))
 RUNS = Path(__file__).resolve().parents[1] / "runs" / "kd-three-seeds"
 
 
@@ -67,8 +67,10 @@ def run(arm: str, seed: int, steps: int) -> None:
             teacher_spec=getattr(objective, "teacher_input", None),
             progress=watch(f"{arm}-{seed}, cycle {cycle}"),
         )
-        student = result.module
-        scores.append(score(student, validation, out / f"scores-{cycle}"))
+        student, found = result.module, out / f"scores-{cycle}.json"
+        if not found.exists():
+            write_json(found, score(student, validation, out / f"scores-{cycle}"))
+        scores.append(read_json(found))
     write_json(
         out / "result.json",
         {
