@@ -17,7 +17,7 @@ from kd3d.datasets.open import open_dataset
 from kd3d.datasets.world.write import write_world
 
 ROOT = Path(os.environ.get("KD3D_WORLDS", Path(__file__).resolve().parents[1] / "worlds"))
-TEACHER, TRAIN, VALIDATION = (1000, "train", 60), (2000, "train", 20), (3000, "val", 20)
+TEACHER, TRAIN, VALIDATION = (1000, "train", 60), (2000, "train", 10), (3000, "val", 20)
 SAMPLES_PER_SCENE = 20
 SWEEPS = 2  # all that the detectors here read; `kd3d data synth` writes all nine
 RESULTS = Path(__file__).resolve().parent / "results"
