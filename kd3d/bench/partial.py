@@ -53,6 +53,8 @@ class Partial:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        if not self._found:
+            self.remove()  # nothing was measured, so there is nothing to continue
 
     def has(self, key: str, turn: int) -> bool:
         """Whether a graph was timed in a round."""

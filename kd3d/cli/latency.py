@@ -160,7 +160,7 @@ def write_blocks(path: Path, spec: Any, space: Any, stats: Any | None, *, as_jso
         f"networks, {written.bytes / 1e6:.1f} MB"
     )
     say(f"measure them on the device: kd3d bench --make-table {written.path.name} --out table.json")
-    emit({"blocks_file": str(path), **written.to_json()}, as_json=as_json)
+    emit(written.to_json(), as_json=as_json)
 
 
 def make_table(blocks: Path, out: Path | None, *, runtime: str, device: str, threads: int, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from kd3d.compress.search.budget import Budgets
 from kd3d.compress.search.cost import Cost, PillarStats, cost
 from kd3d.compress.search.grid import Candidate, grid_search
+from kd3d.compress.search.latency import LatencyModel
 from kd3d.compress.search.record import cost_json
 from kd3d.compress.search.space import Space
 from kd3d.spec import DetectorSpec
@@ -54,7 +55,7 @@ def find_students(
     space: Space,
     *,
     stats: Callable[[DetectorSpec], PillarStats],
-    latency: Any = None,
+    latency: LatencyModel | None = None,
 ) -> Students:
     """All students of ``space`` within ``budgets``.
 
@@ -63,13 +64,12 @@ def find_students(
         budgets: all must hold.
         space: what may vary.
         stats: pillar statistics of the data.
-        latency: a ``LatencyModel``, if there is one.
+        latency: predicts every student; needed where ``budgets`` limit latency.
 
     Raises:
         BudgetError: there is none; says what the smallest costs.
     """
-    predicted = {} if latency is None else {"latency": latency}
-    found = grid_search(teacher, space, budgets, stats=stats, **predicted)
+    found = grid_search(teacher, space, budgets, stats=stats, latency=latency)
     price = cost(teacher, stats(teacher))
-    teacher_ms = None if latency is None else float(latency.predict(teacher))
-    return Students(found, budgets, budgets.limits(price).to_json(), space, price, teacher_ms)
+    teacher_ms = None if latency is None else latency.predict(teacher)
+    return Students(found, budgets, budgets.limits(price, teacher_ms).to_json(), space, price, teacher_ms)
