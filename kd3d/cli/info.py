@@ -70,12 +70,12 @@ def _stats(
 ) -> tuple[Stats, str]:
     from kd3d.compress.search.cost import PillarStats, measure_stats
     from kd3d.compress.search.published import published_stats
-    from kd3d.datasets.open import open_dataset
     from kd3d.spec import VoxelEncoderSpec
 
     voxels = isinstance(spec.encoder, VoxelEncoderSpec)
     if data is not None:
         from kd3d.compress.search.sparse_sites import measure_sparse
+        from kd3d.datasets.open import open_dataset
 
         dataset = open_dataset(data, split=split, sweeps=spec.points.sweeps)
         return (measure_sparse if voxels else measure_stats)(dataset, spec, n=20), f"measured on {data}"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from kd3d.spec import AnchorHeadSpec, DetectorSpec, VoxelEncoderSpec
+from kd3d.spec import AnchorHeadSpec, CenterHeadSpec, DetectorSpec, VoxelEncoderSpec
 
 Key = tuple[str | int, ...]
 Kind = Literal["linear", "conv", "deconv"]
@@ -59,13 +59,21 @@ def layers(spec: DetectorSpec) -> tuple[Layer, ...]:
     Raises:
         SpecError: the encoder is not one of pillars.
     """
-    return (*encoder_layers(spec), *dense_layers(spec))
+    branches = () if isinstance(spec.head, AnchorHeadSpec) else branch_layers(spec.head)
+    return (*encoder_layers(spec), *trunk_layers(spec), *branches)
 
 
-def dense_layers(spec: DetectorSpec) -> Iterator[Layer]:
-    """Those that work on BEV maps, whatever the encoder: backbone and head."""
+def trunk_layers(spec: DetectorSpec) -> Iterator[Layer]:
+    """Those from the first BEV map, whatever the encoder, to the anchor head or the centre head's shared layer."""
     yield from _backbone(spec)
-    yield from _anchor_head(spec) if isinstance(spec.head, AnchorHeadSpec) else _center_head(spec)
+    neck = tuple(Piece(("up", level), width) for level, width in enumerate(spec.backbone.up_channels))
+    if isinstance(spec.head, AnchorHeadSpec):
+        for name, outputs in spec.head.maps:
+            names = tuple(f"{name}[{index}]" for index in range(outputs))
+            yield Layer(("head", name), f"head.{name}", None, "conv", outputs, neck, bias=True, outputs=names)
+        return
+    width = spec.head.shared_channels
+    yield Layer(("shared",), "head.shared.conv", "head.shared.norm", "conv", width, neck, bias=True, kernel=3)
 
 
 def point_channels(spec: DetectorSpec) -> tuple[str, ...]:
@@ -115,21 +123,9 @@ def _backbone(spec: DetectorSpec) -> Iterator[Layer]:
         yield Layer(("up", level), f"{module}.conv", f"{module}.norm", kind, channels, (read,), kernel=kernel)
 
 
-def _neck(spec: DetectorSpec) -> tuple[Piece, ...]:
-    return tuple(Piece(("up", level), width) for level, width in enumerate(spec.backbone.up_channels))
-
-
-def _anchor_head(spec: DetectorSpec) -> Iterator[Layer]:
-    assert isinstance(spec.head, AnchorHeadSpec)
-    for name, outputs in spec.head.maps:
-        names = tuple(f"{name}[{index}]" for index in range(outputs))
-        yield Layer(("head", name), f"head.{name}", None, "conv", outputs, _neck(spec), bias=True, outputs=names)
-
-
-def _center_head(spec: DetectorSpec) -> Iterator[Layer]:
-    head, neck = spec.center_head, _neck(spec)
+def branch_layers(head: CenterHeadSpec) -> Iterator[Layer]:
+    """Those of a centre head after its shared layer."""
     shared: Key = ("shared",)
-    yield Layer(shared, "head.shared.conv", "head.shared.norm", "conv", head.shared_channels, neck, bias=True, kernel=3)
     for task, classes in enumerate(head.tasks):
         for name, outputs in (*head.branches, ("hm", len(classes))):
             hidden: Key = ("hidden", task, name)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
-from kd3d.compress.inherit.layers import Key, Layer, canvas_source, dense_layers, encoder_layers
+from kd3d.compress.inherit.layers import Key, Layer, branch_layers, canvas_source, encoder_layers, trunk_layers
 from kd3d.compress.search.cost_sparse import SparseStats, Step, sparse_steps
 from kd3d.compress.search.stats import PillarStats, StatsTable, measure_stats
 from kd3d.errors import UsageError
-from kd3d.spec import DetectorSpec, VoxelEncoderSpec
+from kd3d.spec import CenterHeadSpec, DetectorSpec, VoxelEncoderSpec
 
 Stats: TypeAlias = "PillarStats | SparseStats"
 __all__ = ["Cost", "PillarStats", "SparseStats", "StageCost", "Stats", "StatsTable", "cost", "measure_stats"]
@@ -129,17 +130,25 @@ def _dense_steps(spec: DetectorSpec) -> Iterator[Step]:
     out = spec.encoder.stride * spec.backbone.out_stride
     neck = (spec.grid.nx // out) * (spec.grid.ny // out)
     source = (spec.grid.nx // spec.encoder.stride) * (spec.grid.ny // spec.encoder.stride)
-    for layer in dense_layers(spec):
-        kind, place = layer.key[0], layer.key[1] if len(layer.key) > 1 else ""
+    for layer in trunk_layers(spec):
+        kind = layer.key[0]
+        if kind not in ("level", "up"):
+            yield _step(str(kind), layer, neck, neck)
+            continue
+        level = layer.key[1]
+        assert isinstance(level, int)
         if kind == "level":
-            assert isinstance(place, int)
-            yield _step(f"level{place}", layer, cells[place], source)
-            source = cells[place]
-        elif kind == "up":
-            assert isinstance(place, int)
-            yield _step(f"up{place}", layer, neck, cells[place])
+            yield _step(f"level{level}", layer, cells[level], source)
+            source = cells[level]
         else:
-            yield _step(f"task{place}" if kind in ("hidden", "out") else str(kind), layer, neck, neck)
+            yield _step(f"up{level}", layer, neck, cells[level])
+    if isinstance(spec.head, CenterHeadSpec):
+        yield from _branch_steps(spec.head, neck)
+
+
+@lru_cache(maxsize=1024)  # a search meets the same heads again and again, and they have most of the layers
+def _branch_steps(head: CenterHeadSpec, cells: int) -> tuple[Step, ...]:
+    return tuple(_step(f"task{layer.key[1]}", layer, cells, cells) for layer in branch_layers(head))
 
 
 def _step(stage: str, layer: Layer, positions: float, read_positions: float) -> Step:

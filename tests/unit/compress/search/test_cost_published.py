@@ -1,6 +1,7 @@
 """Sizes and costs of published detectors, row by row (docs/cost.md); what deviates is asserted as what it is."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -260,3 +261,17 @@ def test_the_dense_part_of_a_voxel_detector_is_that_of_the_same_trunk_on_pillars
     )
     ours = [stage for stage in cost(voxels, NO_SITES).stages if not stage.name.startswith("voxel")]
     assert tuple(ours) == cost(twin, EMPTY).stages[1:]
+
+
+def test_the_table_of_the_documentation_says_what_is_computed():
+    page = Path(__file__).resolve().parents[4] / "docs" / "cost.md"
+    rows = [
+        line.split("|")[1:-1] for line in page.read_text().splitlines() if line.startswith(("| `waymo", "| `kitti"))
+    ]
+    assert len(rows) == 12
+    for name, params, _, thop, _, acts, _, macs in ([cell.strip().strip("`") for cell in row] for row in rows):
+        found = published(name)
+        assert params == f"{found.params:,}"
+        assert [thop, acts, macs] == [
+            f"{value:.1f}" for value in (found.macs_thop / 1e9, found.acts / 1e6, found.macs / 1e9)
+        ]
