@@ -61,7 +61,8 @@ def page(record: SearchRecord, *, run: Path, request: Mapping[str, Any], summary
 def facts(record: SearchRecord) -> str:
     """The search in one line."""
     counts = {state: sum(point.state == state for point in record.candidates) for state in STATES}
-    said = [f"{len(record.candidates):,} students ({', '.join(f'{n:,} {state}' for state, n in counts.items() if n)})"]
+    noun = "student" if len(record.candidates) == 1 else "students"
+    said = [f"{len(record.candidates):,} {noun} ({', '.join(f'{n:,} {state}' for state, n in counts.items() if n)})"]
     if record.count is not None and record.count > len(record.candidates):
         said[0] += f" of {record.count:,} that fit"
     said += [f"budget {limit.text} of {COSTS[limit.axis].split(',')[0]}" for limit in record.limits]

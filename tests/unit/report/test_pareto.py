@@ -176,4 +176,4 @@ def test_the_facts_count_every_state(tmp_path):
     (tmp_path / "search.json").write_text(json.dumps(whole(*rows, teacher=None, budget=None)))
     assert facts(read_search(tmp_path)) == "5 students (1 trained, 2 pruned, 1 failed, 1 untrained)."
     (tmp_path / "search.json").write_text(json.dumps(whole(rows[0], teacher=None, budget=None, count=1234)))
-    assert facts(read_search(tmp_path)) == "1 students (1 trained) of 1,234 that fit."
+    assert facts(read_search(tmp_path)) == "1 student (1 trained) of 1,234 that fit."
