@@ -93,7 +93,7 @@ def scaled(teacher: DetectorSpec, choice: Choice, *, multiple: int = CHANNEL_MUL
     def narrow(width: int, factor: float) -> int:
         return min(width, max(multiple, math.floor(width * factor / multiple + 0.5) * multiple))
 
-    encoder, backbone, head = teacher.encoder, teacher.backbone, teacher.head
+    encoder, backbone, head = teacher.pillar_encoder, teacher.backbone, teacher.center_head
     points = (
         encoder.max_points if choice.cell == 1 else 2 * math.ceil(encoder.max_points * (1.5 * choice.cell - 0.5) / 2)
     )
