@@ -25,6 +25,7 @@ SUITES: tuple[tuple[str, ...], ...] = (
     *(("kd_three_seeds.py", "run", "--arm", arm, "--seed", str(seed)) for seed in SEEDS for arm in ARMS),
     ("kd_three_seeds.py", "table"),
     ("world_gate.py",),
+    ("decode_comparison.py",),
     ("student_speed.py",),
     ("kitti_overfit.py", "--out", "runs/kitti-overfit"),
     ("nuscenes_keyframe.py", "--out", "runs/nuscenes-keyframe"),
