@@ -196,7 +196,7 @@ class _Reader:
         name = self.text(row.get("name"), "teacher.name") or "teacher"
         return Point(name, **self.costs(row, "teacher"), score=score, state="teacher")
 
-    def costs(self, row: Mapping[str, Any], place: str) -> dict[str, float | None]:
+    def costs(self, row: Mapping[str, Any], place: str) -> dict[str, Any]:
         names = ("params", "macs", "macs_thop", "acts", "latency_ms")
         return {name: self.number(row.get(name), f"{place}.{name}") for name in names}
 
