@@ -42,6 +42,7 @@ _PACKAGES = (
     ("onnxruntime", "onnxruntime", "onnx", True, "parity and latency"),
     ("numba", "numba", "fast", False, "fast pillars and NMS; numpy is used without it"),
     ("matplotlib", "matplotlib", "plot", False, "pictures"),
+    ("optuna", "optuna", "search", False, "search by training"),
     ("tensorrt", "tensorrt", "gpu", False, "engines on NVIDIA GPUs"),
 )
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "onnx", "onnxruntime", "nuscenes", "matplotlib", "cv2", "numba", "safetensors", "scipy", "pandas")
+HEAVY = (
+    "torch", "onnx", "onnxruntime", "nuscenes", "matplotlib", "cv2", "numba", "safetensors", "scipy", "pandas",
+    "optuna", "sqlalchemy",
+)  # fmt: skip
 BLOCKED = ("torch", "nuscenes", "onnx", "onnxscript", "safetensors", "pyquaternion", "matplotlib")
 KD3D = [sys.executable, "-m", "kd3d.cli"]
 

@@ -182,15 +182,19 @@ class _Watcher:
 
     def _news(self, job: Job) -> str:
         begun = {student.name: number for number, student in enumerate(standings(self._jobs))}
-        where = f"trial {begun[job.name] + 1}/{self.total} {job.name}"
+        where = f"trial {begun[job.name] + 1}/{self.total} {self._short(job.name)}"
         if job.values is None:
             return f"{where}: failed ({job.reason})"
         trials = trials_of(standings(self._jobs), self.students.found, self.task.settings, ended=False)
         best = best_of(trials)
         assert best is not None
         steps = self.task.settings.rungs[job.rung]
-        found = f"{best.candidate.spec.name} {best.score:.4f}"
+        found = f"{self._short(best.candidate.spec.name)} {best.score:.4f}"
         return f"{where}: mAP {job.values[0]:.4f} after {steps} steps; best so far {found}"
+
+    def _short(self, name: str) -> str:
+        """A student's name without its teacher's."""
+        return name.removeprefix(f"{self.task.runner.teacher.spec.name}-")
 
     def _tell(self, done: int) -> None:
         self.progress(StageUpdate("search", min(done, self.planned), self.planned, self._eta(done)))

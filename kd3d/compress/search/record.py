@@ -65,15 +65,16 @@ def trials_of(
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """The trial with the highest score among those trained longest; of equals the first."""
+    """The trial with the highest score among those trained longest; of equals the one with the fewest MACs."""
     scored = [trial for trial in trials if trial.scores]
-    return max(scored, key=lambda trial: (trial.steps, trial.score, -trial.number), default=None)
+    return max(scored, key=lambda trial: (trial.steps, trial.score, -trial.candidate.cost.macs), default=None)
 
 
 def front_of(trials: Sequence[Trial]) -> list[Trial]:
     """Trials that no other beats in accuracy, MACs and (where predicted) latency together, cheapest first.
 
-    Two trials are compared at the last rung that both reached, because scores after more steps are higher.
+    Two trials are compared at the last rung that both reached, because scores after more steps are higher; a trial that
+    went on is not beaten by one that did not.
     """
     scored = [trial for trial in trials if trial.scores]
     front = [one for one in scored if not any(_beats(other, one) for other in scored)]
@@ -81,7 +82,9 @@ def front_of(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _beats(one: Trial, other: Trial) -> bool:
-    common = min(one.scores[-1][0], other.scores[-1][0])
+    common = other.scores[-1][0]
+    if one.scores[-1][0] < common:
+        return False
     mine, theirs = _objectives(one, common), _objectives(other, common)
     return all(a >= b for a, b in zip(mine, theirs, strict=True)) and mine != theirs
 
