@@ -132,7 +132,7 @@ def test_the_same_space_gives_the_same_file(tmp_path):
         keys = [item.key for item in file.items]
         assert len(set(keys)) == len(keys) == 1 + made[0].blocks + made[0].networks
         assert all(file.graph(item) for item in file.items)
-        assert file.pillars == {"64x64 of 0.8 m, 1500 pillars at most": 200}
+        assert file.pillars == {"64x64 of 1.6 m, 3000 pillars at most": 200}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
