@@ -9,6 +9,7 @@ from kd3d.compress import distilling
 from kd3d.compress import pipeline as verbs
 from kd3d.compress.data import CompressData, predictor
 from kd3d.compress.pipeline import CompressSettings, DistillSettings, Recipe, compress, distill
+from kd3d.compress.search import trial
 from kd3d.compress.search.budget import Budgets
 from kd3d.compress.search.space import Choice, Space, scaled
 from kd3d.datasets.augment import Augmentation
@@ -128,6 +129,7 @@ def test_the_student_begins_with_the_teachers_weights_and_the_control_does_not(t
 def test_compress_chooses_the_best_candidate_and_records_everything(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(distilling, "score", fake_score)
     monkeypatch.setattr(verbs, "score", fake_score)
+    monkeypatch.setattr(trial, "score", fake_score)
     settings = CompressSettings(DistillSettings(TRAIN), SPACE, candidates=2, short_steps=2, stats_frames=3)
     data = CompressData(Frames(), Frames(2))
     budgets = Budgets.parse(flops="60%")
@@ -147,12 +149,21 @@ def test_compress_chooses_the_best_candidate_and_records_everything(teacher, tmp
     assert compress(teacher, data, budgets=budgets, settings=settings, run=tmp_path).metrics == written
 
 
-def test_one_candidate_needs_no_validation_and_several_do(teacher, tmp_path):
+def test_candidates_are_compared_on_held_out_training_frames_and_never_on_validation(teacher, tmp_path, monkeypatch):
+    scored = []
+
+    def spy(module, dataset, out, progress=None):
+        scored.append(tuple(dataset.tokens))
+        return fake_score(module, dataset, out)
+
+    monkeypatch.setattr(trial, "score", spy)
     data, budgets = CompressData(Frames()), Budgets.parse(params="60%")
-    with pytest.raises(UsageError, match="3 candidates can be compared only on validation frames"):
-        compress(
-            teacher, data, budgets=budgets, settings=CompressSettings(DistillSettings(TRAIN), SPACE), run=tmp_path / "a"
-        )
+    settings = CompressSettings(DistillSettings(TRAIN), SPACE, candidates=2, short_steps=2)
+    result = compress(teacher, data, budgets=budgets, settings=settings, run=tmp_path / "a")
+    assert result.student.spec.grid.cell_m == 3.2
+    assert set(scored) == {("t5",)}
+    trained = json.loads((tmp_path / "a" / "trials" / result.student.spec.name / "request.json").read_text())
+    assert trained["data"]["train"]["frames"] == 5
     settings = CompressSettings(DistillSettings(TRAIN), SPACE, candidates=1)
     result = compress(teacher, data, budgets=budgets, settings=settings, run=tmp_path / "b")
     assert result.student.spec == result.candidates[0].spec

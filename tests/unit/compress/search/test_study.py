@@ -1,6 +1,4 @@
 import json
-import math
-import os
 import signal
 import sqlite3
 import subprocess
@@ -41,8 +39,9 @@ def history(trials):
     return [(trial.candidate.spec.name, trial.scores, trial.state) for trial in trials]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("kind", ["study.journal", "study.db"])
+@pytest.mark.parametrize(
+    ("strategy", "kind"), [*((strategy, "study.journal") for strategy in STRATEGIES), ("tpe", "study.db")]
+)
 def test_every_student_is_tried_once_and_the_best_go_on(tmp_path, strategy, kind):
     work = task(tmp_path, strategy, storage=str(tmp_path / kind))
     trials = search(work)
@@ -142,7 +141,7 @@ def test_a_killed_workers_trial_is_picked_up_by_another_process(tmp_path, kind):
 def test_two_processes_share_a_study_and_train_nothing_twice(tmp_path):
     storage = str(tmp_path / "study.db")
     others = [start(tmp_path, storage, slow=0.1) for _ in range(2)]
-    assert [other.wait(60) for other in others] == [0, 0]
+    assert [other.wait(300) for other in others] == [0, 0]
     assert max(Counter(trained(tmp_path)).values()) == 1
     assert len(trained(tmp_path)) == 14
     pids = {json.loads(line)[2] for line in (tmp_path / "trained.jsonl").read_text().splitlines()}
@@ -170,9 +169,8 @@ def test_a_silent_worker_on_another_machine_is_lost_after_a_while_and_a_beating_
     board = work.board()
     board._clock = lambda: now[0]
     with Owner() as owner:
-        monkeypatch.setattr(
-            Owner, "to_json", lambda self: {"id": self.id, "machine": "elsewhere", "pid": 1, "started": ""}
-        )
+        elsewhere = {"machine": "elsewhere", "pid": 1, "started": ""}
+        monkeypatch.setattr(Owner, "to_json", lambda self: {"id": self.id, **elsewhere})
         silent = board.claim(owner, "silent", 0, params={}, attrs={})
         beating = board.claim(owner, "beating", 0, params={}, attrs={})
         for moment in (90.0, 180.0):
@@ -203,8 +201,11 @@ def test_a_student_that_kills_its_workers_is_given_up(tmp_path):
 
 def test_a_study_of_another_request_is_refused_and_says_what_differs(tmp_path):
     search(task(tmp_path, "grid"))
-    with pytest.raises(UsageError, match=r"the study 'kd3d' in .*study.journal holds a run that was begun differently: "
-                       r"search.seed=0 then, 1 now. Repeat that request to go on with it, or choose another --study"):  # fmt: skip
+    text = (
+        r"the study 'kd3d' in .*study.journal holds a run that was begun differently: search.seed=0 then, 1 now. "
+        "Repeat that request to go on with it, or choose another --study"
+    )
+    with pytest.raises(UsageError, match=text):
         task(tmp_path, "grid", seed=1).board()
     assert len(task(tmp_path, "grid", seed=1, study_name="mine").board().jobs()) == 0
 
@@ -226,7 +227,7 @@ def test_somebody_elses_optuna_study_is_refused(tmp_path, kind):
     storage = StudyStorage(str(tmp_path / kind))
     study = optuna.create_study(storage=storage.storage, study_name="kd3d", direction="maximize")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
-    with pytest.raises(DataError, match="is not one of kd3d's. Choose another --study or --storage"):
+    with pytest.raises(DataError, match=r"is not one of kd3d's. Choose another --study or --storage"):
         task(tmp_path, storage=str(tmp_path / kind)).board()
     study.set_user_attr("request", json.loads(json.dumps(task(tmp_path).request)))
     with pytest.raises(DataError, match=r"trial 0 of the study has no 'name': it is not one of kd3d's"):
@@ -256,9 +257,8 @@ def test_a_storage_that_goes_away_keeps_what_was_finished(tmp_path, kind):
 def test_a_server_that_is_not_there_is_named_without_its_password(tmp_path):
     pytest.importorskip("psycopg")
     url = "postgresql://me:secret@127.0.0.1:1/kd3d"
-    with pytest.raises(
-        BackendError, match=r"the storage postgresql://me@127.0.0.1:1/kd3d does not answer \(.+\)"
-    ) as info:
+    text = r"the storage postgresql://me@127.0.0.1:1/kd3d does not answer \(.+\)"
+    with pytest.raises(BackendError, match=text) as info:
         task(tmp_path, storage=url).board()
     assert "secret" not in str(info.value)
 
@@ -286,4 +286,3 @@ def test_sqlite_may_be_written_as_a_url_and_a_busy_one_is_waited_for(tmp_path):
     threading.Timer(0.5, lock.rollback).start()
     with Owner() as owner:
         assert board.claim(owner, "x", 0, params={}, attrs={}) is not None
-    assert math.isfinite(os.path.getsize(tmp_path / "study.db"))
