@@ -88,7 +88,7 @@ def main() -> None:
     one = commands.add_parser("run")
     one.add_argument("--arm", choices=ARMS, required=True)
     one.add_argument("--seed", type=int, required=True)
-    one.add_argument("--steps", type=int, default=1000)
+    one.add_argument("--steps", type=int, default=3200)
     one.add_argument("--threads", type=int, default=1)
     commands.add_parser("table")
     options = parser.parse_args()

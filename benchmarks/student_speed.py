@@ -25,7 +25,7 @@ from kd3d.export.onnx import export_onnx
 from kd3d.runs.atomic import write_json
 from kd3d.runtime.pipeline import load_pipeline
 
-STUDENT = Path(__file__).resolve().parents[1] / "runs" / "kd-three-seeds" / "kd-1-1000" / "model"
+STUDENT = Path(__file__).resolve().parents[1] / "runs" / "kd-three-seeds" / "kd-1-3200" / "cycle-2" / "model"
 FRAMES, ITERATIONS = 50, 200
 
 
