@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,10 +41,61 @@ class Objective(Protocol):
 
     An objective may have ``adapters`` (an ``nn.Module``): its parameters are trained along and kept in the training
     checkpoint, never in the model. It may have ``identity() -> dict``: its settings, compared when a run is resumed.
+    It may have a ``blend`` (a ``Blend``) that joins the terms' gradients; without one they are added up.
     """
 
     def __call__(self, module: nn.Module, batch: TrainBatch) -> list[Term]:
         """Forward pass of ``module`` on ``batch`` and the losses of its output."""
+        ...
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When and on what a step is taken.
+
+    Args:
+        step: optimiser steps done before it.
+        tokens: of the frames.
+        scaler: of mixed precision; losses are scaled by it.
+    """
+
+    step: int
+    tokens: tuple[str, ...]
+    scaler: torch.amp.GradScaler
+
+
+@dataclass(frozen=True)
+class Blended:
+    """What a blend did: each term's share of the loss, over all micro-batches and processes, and its own numbers."""
+
+    terms: dict[str, float]
+    info: dict[str, float]
+
+
+Named = Sequence[tuple[str, nn.Parameter]]
+Probe = Callable[[], AbstractContextManager[dict[str, Tensor]]]
+"""A trial forward pass that leaves no trace: its parts, valid inside the context."""
+
+
+class Blend(Protocol):
+    """Joins the gradients of the terms of one optimiser step: ``begin``, then per micro-batch a forward pass inside
+    ``around`` and ``take``, then ``write``.
+    """
+
+    def begin(self, module: nn.Module, named: Named, *, micro_batches: int, probe: Probe) -> None:
+        """Prepare for a step."""
+        ...
+
+    def around(self, module: nn.Module) -> AbstractContextManager[None]:
+        """The context of a forward pass."""
+        ...
+
+    def take(self, parts: Mapping[str, Tensor], named: Named, moment: Moment) -> None:
+        """Take the gradients of one micro-batch; ``parts`` as ``divided`` makes them."""
+        ...
+
+    def write(self, named: Named, moment: Moment) -> Blended:
+        """Set the ``grad`` of all parameters, scaled as ``moment.scaler`` scales."""
         ...
 
 
@@ -57,11 +109,17 @@ def total(terms: Sequence[Term], masses: Mapping[str, Tensor] | None = None) -> 
     Returns:
         The total ``[]`` and each term's weighted share of it, without gradient.
     """
+    parts = divided(terms, masses)
+    return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+
+
+def divided(terms: Sequence[Term], masses: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Each term's weighted share of the total ``[]``, with gradient, by name; arguments as those of ``total``."""
     parts: dict[str, Tensor] = {}
     for term in terms:
         mass = (term.mass if masses is None else masses[term.name]).detach()
         parts[term.name] = term.weight * term.sum / mass.clamp(min=term.floor)
-    return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+    return parts
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,7 @@ class Session:
             "lr": report.lr,
             "momentum": report.momentum,
             "grad_norm": report.grad_norm,
+            **({"blend": report.blend} if report.blend else {}),
         }
 
     def finish(self) -> TrainResult:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from kd3d.training.batch import TrainBatch
 from kd3d.training.guard import SkipCounter, check_gradient, check_terms
-from kd3d.training.objective import Objective, Term, total
+from kd3d.training.objective import Blend, Blended, Moment, Objective, Term, divided, total
 from kd3d.training.precision import Precision
+from kd3d.training.ranks import sum_over_ranks
 from kd3d.training.schedule import OneCycle, set_step
 from kd3d.training.settings import TrainSettings
 from kd3d.training.state import TrainState
@@ -27,6 +28,7 @@ class StepReport:
     lr: float
     momentum: float
     grad_norm: float
+    blend: dict[str, float] = field(default_factory=dict)
 
 
 class Stepper:
@@ -72,16 +74,47 @@ class Stepper:
         masses = self._masses(micro_batches) if len(micro_batches) > 1 else None
         lr, momentum = set_step(state.optimiser, self._schedule, state.step)
         state.optimiser.zero_grad(set_to_none=True)
-        terms: dict[str, float] = {}
+        blend: Blend | None = getattr(self._objective, "blend", None)
+        if blend is None:
+            done = Blended(self._added(micro_batches, masses), {})
+        else:
+            done = self._blended(blend, micro_batches, masses)
+        norm = self._update(tokens)
+        state.ema.update(state.step)
+        state.step += 1
+        return StepReport(sum(done.terms.values()), done.terms, lr, momentum, norm, done.info)
+
+    def _added(self, micro_batches: Sequence[TrainBatch], masses: dict[str, Tensor] | None) -> dict[str, float]:
+        """Gradients of the sum of all terms; returns each term's share of it."""
+        state, terms = self._state, dict[str, float]()
         for index, batch in enumerate(micro_batches):
             loss, parts = total(self._forward(batch, index), masses)
             for name, value in check_terms(parts, step=state.step, tokens=batch.tokens).items():
                 terms[name] = terms.get(name, 0.0) + value
             state.scaler.scale(loss).backward()
-        norm = self._update(tokens)
-        state.ema.update(state.step)
-        state.step += 1
-        return StepReport(sum(terms.values()), terms, lr, momentum, norm)
+        return terms
+
+    def _blended(self, blend: Blend, micro_batches: Sequence[TrainBatch], masses: dict[str, Tensor] | None) -> Blended:
+        """Gradients as ``blend`` joins them; sums, masses and gradients are over all processes."""
+        state = self._state
+        tokens = tuple(token for batch in micro_batches for token in batch.tokens)
+        moment = Moment(state.step, tokens, state.scaler)
+
+        @contextmanager
+        def probe() -> Iterator[dict[str, Tensor]]:
+            with _buffers_kept(state.module, state.adapters):
+                yield divided(self._forward(micro_batches[0], 0))
+
+        blend.begin(state.module, self._named, micro_batches=len(micro_batches), probe=probe)
+        if masses is not None:
+            masses = _masses_of_ranks(masses)
+        for index, batch in enumerate(micro_batches):
+            with blend.around(state.module):
+                terms = self._forward(batch, index)
+            if masses is None:
+                masses = _masses_of_ranks({term.name: term.mass for term in terms})
+            blend.take(divided(terms, masses), self._named, moment)
+        return blend.write(self._named, moment)
 
     def _forward(self, batch: TrainBatch, micro: int) -> list[Term]:
         # Seeded per forward pass, so that what is drawn depends on the step alone and a resumed run draws the same.
@@ -115,6 +148,10 @@ class Stepper:
         return norm
 
 
+def _masses_of_ranks(masses: dict[str, Tensor]) -> dict[str, Tensor]:
+    return dict(zip(masses, sum_over_ranks(list(masses.values())), strict=True))
+
+
 @contextmanager
 def _buffers_kept(*modules: nn.Module | None) -> Iterator[None]:
     """A forward pass inside leaves no trace in normalisation statistics."""
@@ -123,5 +160,6 @@ def _buffers_kept(*modules: nn.Module | None) -> Iterator[None]:
     try:
         yield
     finally:
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from kd3d.compress.distill.blending import GradientBlend
+from kd3d.compress.distill.coefs import BlendSettings
 from kd3d.compress.distill.context import SignalContext, common_classes
 from kd3d.compress.distill.label_kd import LabelKD
 from kd3d.compress.distill.signals import Signal
@@ -45,6 +47,8 @@ class DistillationObjective:
         weights: of the detection losses.
         teacher_norm: ``train`` normalises the teacher's maps with batch statistics, as the released SparseKD did; the
             loss then depends on how the batch is split.
+        blend: joins the gradients of labels and teacher instead of the signals' weights; ``None`` adds them up.
+        supervised: ``False`` leaves the detection losses out and never looks at a label.
 
     Raises:
         UsageError: the models have no class in common, or a signal cannot join them.
@@ -59,6 +63,8 @@ class DistillationObjective:
         label_kd: LabelKD | None = None,
         weights: DetectionWeights | None = None,
         teacher_norm: Literal["eval", "train"] = "eval",
+        blend: BlendSettings | None = None,
+        supervised: bool = True,
     ) -> None:
         names = [signal.name for signal in signals]
         if len(set(names)) != len(names):
@@ -80,6 +86,14 @@ class DistillationObjective:
             if (module := signal.adapter(student_spec, teacher.spec)) is not None
         }
         self.adapters = nn.ModuleList(self._modules.values())
+        self.supervised = supervised
+        self.blend = None if blend is None else GradientBlend(blend, names)
+        if self.blend is not None:
+            self.adapters.append(self.blend.state)
+        if not supervised and (label_kd is not None or not names):
+            raise UsageError(
+                "without labels a student needs distillation signals and no label distillation, which adds to labels."
+            )
 
     @property
     def teacher_spec(self) -> DetectorSpec:
@@ -96,8 +110,10 @@ class DistillationObjective:
         output: DetectorOutput = module(batch.student)
         device = output.heads[0].hm.device
         teacher = self._teach(batch.student if batch.teacher is None else batch.teacher, device)
-        targets = self._targets(batch, teacher)
-        terms = detection_terms(output.heads, [target.to(device) for target in targets], self.weights)
+        terms: list[Term] = []
+        if self.supervised:
+            targets = self._targets(batch, teacher)
+            terms = detection_terms(output.heads, [target.to(device) for target in targets], self.weights)
         adapters = {name: adapter.to(device) for name, adapter in self._modules.items()}
         context = SignalContext(output, teacher, self.student_spec, self.teacher_spec, batch.boxes, adapters)
         return [*terms, *(signal(context) for signal in self.signals)]
@@ -111,6 +127,8 @@ class DistillationObjective:
             "label_kd": repr(self.label_kd),
             "weights": repr(self.weights),
             "teacher_norm": self.teacher_norm,
+            **({} if self.blend is None else {"blend": self.blend.identity()}),
+            **({} if self.supervised else {"supervised": False}),
         }
 
     def _teach(self, batch: PillarBatch, device: torch.device) -> DetectorOutput:

@@ -1,0 +1,113 @@
+"""The closed form of automatic gradient blending: two weights from three dot products."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from kd3d.errors import UsageError
+
+_FLAT = 1e-6  # below this sine the two gradients span no plane
+
+
+@dataclass(frozen=True)
+class BlendSettings:
+    """How far the teacher may turn a step, and how the gradients are found.
+
+    No weight of a loss is among them: scaling any distillation loss by a positive constant changes nothing.
+    """
+
+    mode: Literal["auto", "params", "cut", "interval"] = "auto"
+    """``params`` compares gradients of the weights: exact, one more backward pass per signal. ``cut`` compares them at
+    the neck: nearly free, for signals that read only neck and heads. ``interval`` takes ``params`` every ``interval``
+    steps and keeps the weights in between. ``auto`` is ``cut`` where that is possible, else ``params``."""
+    terms: Literal["separate", "joint"] = "separate"
+    """``separate`` gives every signal the same share whatever its weight; ``joint`` keeps the weights between them."""
+    rho: float = 0.5
+    """Share of the angle between both gradients by which the step turns towards the teacher's."""
+    psi_max_deg: float = 45.0
+    """The most it turns: at 45 degrees at least 71 % of the task's descent remain."""
+    phi_hi_deg: float = 120.0
+    """Gradients further apart than this turn the step less ..."""
+    phi_cut_deg: float = 150.0
+    """... and from this angle on not at all."""
+    interval: int = 4
+    """Steps between refreshes of the mode ``interval``."""
+    warmup_steps: int = 500
+    """The turn grows from nothing over this many steps."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", "params", "cut", "interval"):
+            raise UsageError(f"there is no blend mode {self.mode!r}. Use auto, params, cut or interval.")
+        if self.terms not in ("separate", "joint"):
+            raise UsageError(f"blended terms must be separate or joint, not {self.terms!r}.")
+        if not 0 < self.rho <= 1:
+            raise UsageError(f"rho must be above 0 and at most 1, not {self.rho:g}.")
+        if not 0 < self.psi_max_deg < 90:
+            raise UsageError(f"psi_max_deg must be between 0 and 90 degrees, not {self.psi_max_deg:g}.")
+        if not 90 <= self.phi_hi_deg < self.phi_cut_deg < 180:
+            raise UsageError(
+                "phi_hi_deg and phi_cut_deg must rise between 90 and 180 degrees, not "
+                f"{self.phi_hi_deg:g} and {self.phi_cut_deg:g}."
+            )
+        if self.interval < 1 or self.warmup_steps < 0:
+            raise UsageError(
+                f"interval ({self.interval}) must be at least 1 and warmup_steps ({self.warmup_steps}) at least 0."
+            )
+
+    @classmethod
+    def strong(cls) -> BlendSettings:
+        """For a teacher that knows much more than the labels: two thirds of the angle, up to 60 degrees."""
+        return cls(rho=2 / 3, psi_max_deg=60.0)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Angles of one blend, radians.
+
+    Args:
+        phi: between the task's gradient and the teacher's.
+        psi: between the task's gradient and the step.
+        gated: whether both oppose each other so much that the teacher was not heard.
+    """
+
+    phi: float
+    psi: float
+    gated: bool
+
+
+def coefs(tt: float, dd: float, td: float, settings: BlendSettings, warm: float = 1.0) -> tuple[float, float, Turn]:
+    """Weights of the task's and the distillation's gradient; their sum is as long as the task's gradient.
+
+    Our own design [D] after the published abstract of "Automatic gradient blending for knowledge distillation" (High
+    Technology Letters 33(12), 2023, DOI 10.3772/j.issn.1002-0470.2023.12.005): how its authors find the direction is
+    not known. With ``phi`` the angle between both, ``w = clip((phi_cut - phi) / (phi_cut - phi_hi), 0, 1)`` and
+    ``psi = w * min(rho * phi, psi_max)``, the unit vectors are interpolated on the sphere:
+    ``a = sin(phi - psi) / sin(phi)``, ``b = sin(psi) / sin(phi) * |g_t| / |g_d|``.
+
+    Plain numbers, not tensors: a step reads its losses back from the device anyway.
+
+    Args:
+        tt: ``<g_t, g_t>`` of the task's gradient, above 0.
+        dd: ``<g_d, g_d>`` of the distillation's, above 0.
+        td: ``<g_t, g_d>``.
+        settings: the limits.
+        warm: 0 to 1, share of the turn during warm-up.
+
+    Returns:
+        ``a >= 0``, ``b >= 0`` and the angles.
+    """
+    task, taught = math.sqrt(tt), math.sqrt(dd)
+    cosine = max(-1.0, min(1.0, td / task / taught))
+    phi = math.acos(cosine)
+    high, cut = math.radians(settings.phi_hi_deg), math.radians(settings.phi_cut_deg)
+    gate = max(0.0, min(1.0, (cut - phi) / (cut - high)))
+    psi = gate * warm * min(settings.rho * phi, math.radians(settings.psi_max_deg))
+    sine = math.sin(phi)
+    if sine < _FLAT:
+        share = settings.rho * warm if cosine > 0 else 0.0
+        a, b = 1 - share, share
+    else:
+        a, b = math.sin(phi - psi) / sine, math.sin(psi) / sine
+    return a, b * task / taught, Turn(phi, psi, gate == 0)
