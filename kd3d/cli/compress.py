@@ -65,6 +65,7 @@ def compress(
     mask: teaching.Mask = "gaussian",
     feature_weight: teaching.Features = 0.0,
     label_threshold: teaching.Labels = 0.6,
+    recipe_file: teaching.RecipeFile = None,
     control: teaching.Control = False,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random flips, rotation and scaling.")] = True,
     device: Device = "auto",
@@ -105,7 +106,7 @@ def compress(
         norm_momentum=norm_momentum,
     )
     recipe = {"logits": logit_weight, "mask": mask, "features": feature_weight, "label_threshold": label_threshold}
-    taught = teaching.settings(training, inherit=inherit, recipe=recipe, control=control)
+    taught = teaching.settings(training, inherit=inherit, recipe=recipe, control=control, base=recipe_file)
     source = teaching.frames(data, model.spec.points.sweeps, augment=augment)
     open_run(out, {"command": "compress", "teacher": teacher, "data": str(data)}, resume, force)
     plan = _settings(taught, space, candidates=candidates, short_steps=short_steps, search=asked)

@@ -33,6 +33,7 @@ def distill(
     mask: teaching.Mask = "gaussian",
     feature_weight: teaching.Features = 0.0,
     label_threshold: teaching.Labels = 0.6,
+    recipe_file: teaching.RecipeFile = None,
     control: teaching.Control = False,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random flips, rotation and scaling.")] = True,
     device: Device = "auto",
@@ -57,7 +58,7 @@ def distill(
         norm_momentum=norm_momentum,
     )
     recipe = {"logits": logit_weight, "mask": mask, "features": feature_weight, "label_threshold": label_threshold}
-    settings = teaching.settings(training, inherit=inherit, recipe=recipe, control=control)
+    settings = teaching.settings(training, inherit=inherit, recipe=recipe, control=control, base=recipe_file)
     source = teaching.frames(data, max(spec.points.sweeps, model.spec.points.sweeps), augment=augment)
     open_run(out, {"command": "distill", "teacher": teacher, "student": student, "data": str(data)}, resume, force)
     with teaching.stages() as update:

@@ -20,6 +20,13 @@ Features = Annotated[float, typer.Option("--feature-weight", help="Of cross-scal
 Labels = Annotated[
     float, typer.Option("--label-threshold", help="Teacher boxes above this score become labels; 1: none.")
 ]
+RecipeFile = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="sparsekd, unidistill, crossscale, labelfree, ssad, or a recipe file; options that are given override it.",
+    ),
+]
 Control = Annotated[bool, typer.Option("--control", help="Also train the same student, as long, without the teacher.")]
 
 
@@ -34,14 +41,32 @@ def frames(data: Path, sweeps: int, *, augment: bool, val: bool = True) -> Any:
     return CompressData(train, scored, augmentation(train.kind, ()) if augment else None)
 
 
-def settings(training: Any, *, inherit: str, recipe: dict[str, Any], control: bool) -> Any:
-    """``DistillSettings`` from what the options said."""
+def settings(training: Any, *, inherit: str, recipe: dict[str, Any], control: bool, base: str | None = None) -> Any:
+    """``DistillSettings`` from what the options said; of the recipe ``base`` they change what was given explicitly."""
+    from dataclasses import replace
+
     from kd3d.compress.distilling import DistillSettings
     from kd3d.compress.recipe import Recipe
 
     threshold = recipe.pop("label_threshold")
-    made = Recipe(label_threshold=None if threshold >= 1 else threshold, **recipe)
+    recipe = {**recipe, "label_threshold": None if threshold >= 1 else threshold}
+    if base is None:
+        made = Recipe(**recipe)
+    else:
+        from kd3d.compress.recipe_file import load_recipe
+
+        made = replace(load_recipe(base), **{name: value for name, value in recipe.items() if _given(name)})
     return DistillSettings(training, made, None if inherit == "none" else inherit, control)
+
+
+def _given(name: str) -> bool:
+    """Whether the option of a recipe's field was on the command line."""
+    from click import get_current_context
+    from click.core import ParameterSource
+
+    option = {"logits": "logit_weight", "features": "feature_weight"}.get(name, name)
+    context = get_current_context(silent=True)
+    return context is not None and context.get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 @contextmanager

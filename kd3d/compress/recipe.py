@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from kd3d.compress.distill.coefs import BlendSettings
 from kd3d.compress.distill.features import TapKind, cross_scale
 from kd3d.compress.distill.label_kd import LabelKD
 from kd3d.compress.distill.masks import Confident, Everywhere, Foreground, GaussianPivotal, Mask, TopRank
 from kd3d.compress.distill.objective import DistillationObjective
+from kd3d.compress.distill.registry import check_entry, made
 from kd3d.compress.distill.resample import same_cells
 from kd3d.compress.distill.signals import CenterRegression, PivotalLogits, Signal
 from kd3d.detectors.model import CenterPoint
@@ -46,6 +48,12 @@ class Recipe:
     """Teacher boxes above this score become labels; ``None`` turns label distillation off."""
     label_thresholds: Mapping[str, float] = field(default_factory=dict)
     """Thresholds of single classes instead."""
+    more: tuple[Mapping[str, Any], ...] | None = None
+    """Further signals, as ``kd3d.compress.distill.registry.made`` reads them."""
+    blend: BlendSettings | None = None
+    """Automatic gradient blending instead of the weights; ``None`` adds the weighted losses."""
+    supervised: bool | None = None
+    """``False`` trains without any label; ``None`` and ``True`` with the detection losses."""
 
     def __post_init__(self) -> None:
         for name in ("logits", "boxes", "features"):
@@ -55,6 +63,9 @@ class Recipe:
             raise UsageError(
                 f"there is no mask {self.mask!r}. Use gaussian, confidence, rank, foreground or everywhere."
             )
+
+        for entry in self.more or ():
+            check_entry(entry)
 
     def signals(self, student: DetectorSpec, teacher: DetectorSpec) -> tuple[Signal, ...]:
         """The losses for a pair of models.
@@ -69,6 +80,8 @@ class Recipe:
             found.append(CenterRegression(self.boxes))
         if self.features:
             found += cross_scale(student, teacher, weight=self.features, kinds=self.taps)
+        for entry in self.more or ():
+            found += made(entry, student, teacher)
         return tuple(found)
 
     def objective(
@@ -79,7 +92,10 @@ class Recipe:
         if self.label_threshold is not None:
             label_kd = LabelKD(self.label_threshold, dict(self.label_thresholds))
         signals = self.signals(student, teacher.spec)
-        return DistillationObjective(teacher, student, signals, label_kd=label_kd, weights=weights)
+        supervised = self.supervised is not False
+        return DistillationObjective(
+            teacher, student, signals, label_kd=label_kd, weights=weights, blend=self.blend, supervised=supervised
+        )
 
     def _mask(self) -> Mask:
         masks: dict[str, Mask] = {

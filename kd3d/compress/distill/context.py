@@ -86,11 +86,14 @@ class SignalContext:
 
 def class_heatmap(heads: Sequence[TaskMaps], spec: DetectorSpec, classes: Sequence[str]) -> Tensor:
     """Clamped fp32 probabilities ``[B, len(classes), H, W]``, ordered as ``classes`` whatever the task grouping."""
+    return class_logits(heads, spec, classes).sigmoid().clamp(CLAMP, 1 - CLAMP)
+
+
+def class_logits(heads: Sequence[TaskMaps], spec: DetectorSpec, classes: Sequence[str]) -> Tensor:
+    """fp32 logits ``[B, len(classes), H, W]``, ordered as ``classes`` whatever the task grouping."""
     logits = torch.cat([maps.hm for maps in heads], 1).float()
     order = [spec.head.classes.index(name) for name in classes]
-    if order != list(range(logits.shape[1])):
-        logits = logits[:, order]
-    return logits.sigmoid().clamp(CLAMP, 1 - CLAMP)
+    return logits if order == list(range(logits.shape[1])) else logits[:, order]
 
 
 def regression_maps(heads: Sequence[TaskMaps], spec: DetectorSpec, name: str, *, velocity: bool) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from kd3d.compress.distill.context import SignalContext, find_tap
-from kd3d.compress.distill.masks import Mask
+from kd3d.compress.distill.masks import Mask, mask_of
 from kd3d.compress.distill.resample import inside, pool_and_resample
 from kd3d.compress.distill.signals import SOFT_FLOOR, standardised
 from kd3d.errors import UsageError
@@ -128,7 +128,7 @@ class FeatureImitation:
         adapted = context.adapters[self.name](student.tensor) if self.name in context.adapters else student.tensor
         wanted = pool_and_resample(teacher.tensor.detach().float(), teacher.grid, student.grid)
         error = (standardised(adapted) - standardised(wanted)).square().mean(1) / 2
-        mask = context.gaussian.amax(1) if self.mask is None else self.mask(context.teacher_heatmap, context.gaussian)
+        mask = context.gaussian.amax(1) if self.mask is None else mask_of(self.mask, context)
         have = context.teacher_spec.output_grid
         mask = pool_and_resample(mask.detach()[:, None], have, student.grid, pool="max")[:, 0]
         mask = mask * inside(have, student.grid, mask.device)

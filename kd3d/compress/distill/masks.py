@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from kd3d.errors import UsageError
+
+if TYPE_CHECKING:
+    from kd3d.compress.distill.context import SignalContext
 
 
 class Mask(Protocol):
@@ -19,9 +22,20 @@ class Mask(Protocol):
         ...
 
 
+def mask_of(mask: Mask, context: SignalContext) -> Tensor:
+    """The mask on the teacher's grid ``[B, H, W]``, without gradient. Labels are not touched if the mask has no use
+    for them (``label_free``).
+    """
+    teacher = context.teacher_heatmap
+    gaussian = torch.zeros_like(teacher) if getattr(mask, "label_free", False) else context.gaussian
+    return mask(teacher, gaussian).detach()
+
+
 @dataclass(frozen=True)
 class Everywhere:
     """All positions alike: plain logit distillation."""
+
+    label_free: ClassVar[bool] = True
 
     def __call__(self, teacher: Tensor, gaussian: Tensor) -> Tensor:
         """See ``Mask``."""
@@ -34,6 +48,7 @@ class Confident:
     """1 where the teacher's best class is strictly above ``threshold``."""
 
     threshold: float = 0.1
+    label_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -50,6 +65,7 @@ class TopRank:
     """1 at the cells of each frame's ``count`` highest teacher probabilities over class, row and column."""
 
     count: int = 500
+    label_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -80,6 +96,18 @@ class GaussianPivotal:
     def __call__(self, teacher: Tensor, gaussian: Tensor) -> Tensor:
         """See ``Mask``."""
         return teacher.amax(1) * gaussian.amax(1)
+
+
+@dataclass(frozen=True)
+class Richness:
+    """The teacher's best probability: FRS (Zhixing Du et al., NeurIPS 2021)."""
+
+    label_free: ClassVar[bool] = True
+
+    def __call__(self, teacher: Tensor, gaussian: Tensor) -> Tensor:
+        """See ``Mask``."""
+        del gaussian
+        return teacher.amax(1)
 
 
 @dataclass(frozen=True)

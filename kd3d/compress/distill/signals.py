@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3d.compress.distill.context import SignalContext, regression_maps
-from kd3d.compress.distill.masks import GaussianPivotal, Mask
+from kd3d.compress.distill.masks import GaussianPivotal, Mask, mask_of
 from kd3d.compress.distill.resample import inside, resample, same_cells
 from kd3d.errors import UsageError
 from kd3d.spec import DetectorSpec
@@ -70,7 +70,7 @@ class PivotalLogits:
         """See ``Signal``."""
         have, want = context.student_spec.output_grid, context.teacher_spec.output_grid
         teacher = context.teacher_heatmap
-        mask = self.mask(teacher, context.gaussian).detach()
+        mask = mask_of(self.mask, context)
         if not same_cells(have, want):
             mask = mask * inside(have, want, mask.device)
         student = resample(context.student_heatmap, have, want)
@@ -114,6 +114,11 @@ class CenterRegression:
             total = total + (gather_cells(student, target.cell) - gather_cells(teacher, target.cell)).abs().sum()
             mass = mass + len(target.cell)
         return Term(self.name, total, mass, self.weight)
+
+
+def divergence(wanted: Tensor, predicted: Tensor) -> Tensor:
+    """KL divergence of probabilities, cell by cell: binary cross-entropy less its entropy, exactly 0 when equal."""
+    return wanted * (wanted / predicted).log() + (1 - wanted) * ((1 - wanted) / (1 - predicted)).log()
 
 
 def standardised(maps: Tensor) -> Tensor:

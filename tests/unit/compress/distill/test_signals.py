@@ -9,8 +9,11 @@ from torch.nn import functional
 
 from kd3d.compress.distill.context import SignalContext, class_heatmap
 from kd3d.compress.distill.features import FeatureImitation, TapPair, TapPlace, cross_scale, match_taps
+from kd3d.compress.distill.labelfree import SoftHeatmap
 from kd3d.compress.distill.masks import Confident, Everywhere, Foreground, GaussianPivotal, Product, TopRank
+from kd3d.compress.distill.registry import KINDS, MASKS, made, mask_named
 from kd3d.compress.distill.resample import inside, pool_and_resample, resample
+from kd3d.compress.distill.responses import PivotalBoxes
 from kd3d.compress.distill.signals import CenterRegression, PivotalLogits
 from kd3d.detectors.model import BevTap, DetectorOutput
 from kd3d.errors import UsageError
@@ -97,6 +100,11 @@ SIGNALS = [
     CenterRegression(),
     *cross_scale(SPEC, SPEC),
     *(replace(signal, mask=GaussianPivotal()) for signal in cross_scale(SPEC, SPEC)),
+    *(signal for kind in KINDS for signal in made({"signal": kind}, SPEC, SPEC)),
+    *made({"signal": "cross-scale", "mask": "richness"}, SPEC, SPEC),
+    *(PivotalBoxes(mask=mask_named(name), name=name) for name in MASKS),
+    *(SoftHeatmap(weighting=name, background=0.3) for name in ("dense", "confidence")),
+    SoftHeatmap(detach=False, mu=0.0, beta=1.0),
 ]
 
 
