@@ -25,6 +25,15 @@ def onnx(
     pillars: Annotated[
         int | None, typer.Option("--pillars", min=2, help="A fixed number of pillars; free if not given.")
     ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32 or fp16 in the graph; inputs and outputs stay fp32.")
+    ] = "fp32",
+    for_trt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--for-trt", help="Refuse what this TensorRT version objects to: 8.6, 10.3, 10.13, 10.16, 11.4, rtx."
+        ),
+    ] = None,
     json_line: Json = False,
 ) -> None:
     """Export to ONNX, after every gate: checker, portable operators, and boxes equal to torch's."""
@@ -32,13 +41,18 @@ def onnx(
 
     loaded = load_model(model, presets=True)
     recorded = _parity_frames(frames, parity_frames, loaded.spec, columns)
-    result = export_onnx(loaded, out, frames=recorded, opset=opset, pillars=pillars)
+    result = export_onnx(
+        loaded, out, frames=recorded, opset=opset, pillars=pillars, precision=precision, targets=for_trt or ()
+    )
     parity = result.parity
     ties = f" ({parity.ties} more lost a tie of scores)" if parity.ties else ""
     say(
         f"{result.artifact}: {result.precision}, {parity.matched} of {parity.boxes} boxes{ties} "
         f"on {parity.frames} frames as in torch"
     )
+    for gate in result.gates:
+        if gate.state == "skipped":
+            say(f"gate {gate.name} was skipped: {gate.reason}")
     emit(result.to_json(), as_json=json_line)
 
 

@@ -22,6 +22,7 @@ from kd3d.cli import (
     doctor,
     evaluate,
     export_onnx,
+    export_trt,
     infer,
     info,
     presets,
@@ -61,7 +62,7 @@ for _name, _command in _COMMANDS.items():
 for _name, _command in _DATA.items():
     data_app.command(_name)(_command)
 export_app.command("onnx")(export_onnx.onnx)
-export_app.callback()(lambda: None)  # keeps `onnx` a subcommand while it is the only one
+export_app.command("trt")(export_trt.trt)
 app.add_typer(data_app, name="data")
 app.add_typer(export_app, name="export")
 

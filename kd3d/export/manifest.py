@@ -51,9 +51,10 @@ def export_json(
     pillars: int | None,
     operators: dict[str, int],
     parity: dict[str, Any],
-    gates: Sequence[str],
+    gates: Sequence[dict[str, Any]],
+    precision: str = "fp32",
 ) -> dict[str, Any]:
-    """The record of an fp32 export: source, artefact, versions, and the gates it passed."""
+    """The record of an export: source, artefact, versions, and the gates it passed."""
     return {
         "format": 1,
         "kd3d": __version__,
@@ -61,7 +62,7 @@ def export_json(
         "artifact": artifact.name,
         "bytes": artifact.stat().st_size,
         "sha256": hashlib.sha256(artifact.read_bytes()).hexdigest(),
-        "precision": "fp32",
+        "precision": precision,
         "opset": opset,
         "pillars": pillars,
         "operators": operators,

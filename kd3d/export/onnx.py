@@ -1,7 +1,8 @@
 """ONNX export: the hand-over to the vehicle, written only after every gate.
 
-Gates, in order: ``checker`` (the file is valid ONNX), ``operators`` (TensorRT can build it), ``parity`` (ONNX Runtime
-gives torch's boxes). A refused export leaves nothing behind.
+Gates, in order: ``checker`` (the file is valid ONNX), ``operators`` (TensorRT can build it), in fp16 ``fp16`` (nothing
+overflows, and rounding alone keeps the boxes), ``parity`` (ONNX Runtime gives torch's boxes), ``trt-rtx`` (TensorRT-RTX
+parses and builds it, where installed). A refused export leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import numpy as np
 from kd3d.detectors.checkpoint import Model, weights_bytes
 from kd3d.detectors.torch_pipeline import TorchPipeline
 from kd3d.errors import GateError, GraphError, OutputError, UsageError
+from kd3d.export.gates import Gate
 from kd3d.export.graph import write_graph
+from kd3d.export.half import convert_file
+from kd3d.export.limits import lint, versions
 from kd3d.export.manifest import EXPORT_FILE, ONNX_FILE, PIPELINE_FILE, SPEC_FILE, export_json, pipeline_json
 from kd3d.export.operators import check_operators
 from kd3d.export.parity import ParityReport, Stages, compare, compare_maps
-from kd3d.export.parity_match import Tolerance
+from kd3d.export.parity_match import FP16_TOLERANCE, Tolerance
 from kd3d.export.probes import probe_frames
+from kd3d.export.rtx import rtx_gate
 from kd3d.optional import require
 from kd3d.runs.atomic import atomic_folder, output_errors, write_json
 from kd3d.runtime.frames import Frame
@@ -30,6 +35,7 @@ from kd3d.runtime.pipeline import load_pipeline
 from kd3d.spec import DetectorSpec, to_json
 
 OPSETS = range(18, 21)
+PRECISIONS = ("fp32", "fp16")
 _PADDING_ROWS = 7
 
 
@@ -41,15 +47,22 @@ class ExportResult:
         artifact: the ``model.onnx``.
         precision: of its weights and arithmetic.
         parity: how it compares with torch.
+        gates: what each gate said, in order.
     """
 
     artifact: Path
     precision: str
     parity: ParityReport
+    gates: tuple[Gate, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The stable keys of ``kd3d export onnx --json``."""
-        return {"artifact": str(self.artifact), "precision": self.precision, "parity": self.parity.to_json()}
+        return {
+            "artifact": str(self.artifact),
+            "precision": self.precision,
+            "parity": self.parity.to_json(),
+            "gates": [gate.to_json() for gate in self.gates],
+        }
 
 
 def export_onnx(
@@ -60,46 +73,83 @@ def export_onnx(
     opset: int = 20,
     pillars: int | None = None,
     tolerance: Tolerance | None = None,
+    precision: str = "fp32",
+    targets: Sequence[str] = (),
 ) -> ExportResult:
     """Export a model to the folder ``out``: ``model.onnx``, ``spec.json``, ``pipeline.json``, ``export.json``.
 
     Args:
         model: the detector.
         out: a new folder, or an earlier export, which is replaced.
-        frames: real frames for the parity gate, besides generated ones.
+        frames: real frames for the parity gate and the ranges of fp16, besides generated ones.
         opset: 18 to 20.
         pillars: a fixed number of pillars per frame, for runtimes without dynamic shapes; ``None`` takes any number.
-        tolerance: of the parity gate.
+        tolerance: of the parity gate; by default that of the precision.
+        precision: ``fp32`` or ``fp16``; inputs and outputs are fp32 in both.
+        targets: TensorRT versions (keys of ``kd3d.export.limits.versions()``) whose objections refuse the graph;
+            those of the others are recorded only.
 
     Raises:
-        UsageError: ``opset`` or ``pillars`` makes no sense.
-        GraphError: gate ``checker`` or ``operators``; the nodes are listed.
-        GateError: gate ``parity``; the worst differences are listed.
+        UsageError: ``opset``, ``pillars``, ``precision`` or ``targets`` makes no sense.
+        GraphError: gate ``checker``, ``operators`` or ``trt-rtx``; the nodes are listed.
+        GateError: gate ``fp16`` or ``parity``; the worst differences are listed.
         OutputError: ``out`` holds something else, or cannot be written.
         BackendError: onnx, onnxscript or onnxruntime is not installed.
     """
     _check_request(model, out, opset, pillars)
+    _check_precision(precision, targets)
+    tolerance = tolerance or (Tolerance() if precision == "fp32" else FP16_TOLERANCE)
     weights_sha256 = hashlib.sha256(weights_bytes(model.module)).hexdigest()
     spec = shipped_spec(model.spec, pillars)
     with atomic_folder(Path(out)) as folder:
         path = folder / ONNX_FILE
         write_graph(model.module, spec, path, opset=opset, pillars=pillars, weights_sha256=weights_sha256)
-        operators = check_graph(path)
         write_json(folder / SPEC_FILE, to_json(spec))
         write_json(folder / PIPELINE_FILE, pipeline_json(spec, pillars=pillars))
         shipped = Model(spec, model.module)
-        parity = check_parity(shipped, folder, frames, pillars=pillars, tolerance=tolerance or Tolerance())
+        half: list[Gate] = []
+        if precision == "fp16":
+            reference = TorchPipeline(shipped, padded=True)
+            half = [convert_file(path, reference, [*frames, *probe_frames(spec)], tolerance=tolerance)]
+        operators = check_graph(path)
+        objections = check_targets(path, targets)
+        parity = check_parity(shipped, folder, frames, pillars=pillars, tolerance=tolerance)
+        gates = (
+            Gate("checker"),
+            Gate("operators", details={"objections": objections}),
+            *half,
+            Gate("parity", details={"boxes": parity.boxes, "matched": parity.matched, "ties": parity.ties}),
+            rtx_gate(path, spec),
+        )
         record = export_json(
             model={"name": model.spec.name, "weights_sha256": weights_sha256},
             artifact=path,
+            precision=precision,
             opset=opset,
             pillars=pillars,
             operators=operators,
             parity=parity.to_json(),
-            gates=("checker", "operators", "parity"),
+            gates=[gate.to_json() for gate in gates],
         )
         write_json(folder / EXPORT_FILE, record)
-    return ExportResult(Path(out) / ONNX_FILE, "fp32", parity)
+    return ExportResult(Path(out) / ONNX_FILE, precision, parity, gates)
+
+
+def check_targets(path: Path, targets: Sequence[str]) -> dict[str, list[str]]:
+    """What every known TensorRT version objects to; those in ``targets`` must have no objection.
+
+    Raises:
+        GraphError: one of ``targets`` objects.
+    """
+    model = require("onnx", extra="onnx").load(path)
+    found = {version: lint(model, version) for version in versions()}
+    refused = [f"TensorRT {version}: {line}" for version in targets for line in found[version]]
+    if refused:
+        raise GraphError(
+            f"gate operators: {len(refused)} objection(s): {'; '.join(refused[:5])}. "
+            "Choose another --opset, or a newer TensorRT."
+        )
+    return found
 
 
 def shipped_spec(spec: DetectorSpec, pillars: int | None) -> DetectorSpec:
@@ -178,3 +228,11 @@ def _check_request(model: Model, out: Path, opset: int, pillars: int | None) -> 
             raise OutputError(
                 f"{out}: holds something else than an export, so it is not replaced. Choose another folder."
             )
+
+
+def _check_precision(precision: str, targets: Sequence[str]) -> None:
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}.")
+    unknown = [target for target in targets if target not in versions()]
+    if unknown:
+        raise UsageError(f"no limits are known of TensorRT {unknown[0]!r}; known are {', '.join(versions())}.")

@@ -29,7 +29,7 @@ _SHOWN = 5
 
 def operator_counts(graph: Any) -> dict[str, int]:
     """How often each operator occurs in an ``onnx.GraphProto`` and its subgraphs, by name."""
-    return dict(sorted(Counter(node.op_type for node in _nodes(graph)).items()))
+    return dict(sorted(Counter(node.op_type for node in all_nodes(graph)).items()))
 
 
 def check_operators(model: Any) -> dict[str, int]:
@@ -44,10 +44,10 @@ def check_operators(model: Any) -> dict[str, int]:
     Raises:
         GraphError: lists the offending nodes and why each is refused.
     """
-    constants = _constants(model.graph)
+    constants = small_constants(model.graph)
     refused = [
         f"{node.op_type} at {node.name or node.output[0]} ({reason})"
-        for node in _nodes(model.graph)
+        for node in all_nodes(model.graph)
         if (reason := _objection(node, constants)) is not None
     ]
     if refused:
@@ -79,12 +79,12 @@ def _top_k_objection(value: Any) -> str | None:
     return None if top_k <= MAX_TOP_K else f"k is {top_k}, and TensorRT allows at most {MAX_TOP_K}"
 
 
-def _constants(graph: Any) -> dict[str, Any]:
+def small_constants(graph: Any) -> dict[str, Any]:
     """Named constants of up to 16 values, as numpy arrays."""
     numpy_helper = require("onnx.numpy_helper", extra="onnx")
     small = [tensor for tensor in graph.initializer if all(size <= 16 for size in tensor.dims)]
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in small}
-    for node in _nodes(graph):
+    for node in all_nodes(graph):
         if node.op_type == "Constant":
             value = next((a.t for a in node.attribute if a.name == "value"), None)
             if value is not None:
@@ -92,9 +92,10 @@ def _constants(graph: Any) -> dict[str, Any]:
     return found
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
+def all_nodes(graph: Any) -> Iterator[Any]:
+    """Every node of an ``onnx.GraphProto`` and its subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _nodes(inner)
+                yield from all_nodes(inner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ class Tolerance:
         velocity_m_s: per coordinate.
         map: raw maps, relative to the map's largest value where that exceeds 1.
         floor: boxes with a lower score are not asked about.
+        rot: of the (sin, cos) vector in raw maps: a heading from a short vector may differ by ``rot / length`` rad
+            where that is more than ``yaw_rad``.
     """
 
     center_m: float = 0.01
@@ -37,6 +40,13 @@ class Tolerance:
     velocity_m_s: float = 0.01
     map: float = 1e-3
     floor: float = 0.1
+    rot: float = 0.0
+
+
+# Rounding to 11 bits moves maps where nothing is, too: there the limit only catches what is broken.
+FP16_TOLERANCE = Tolerance(
+    center_m=0.05, size_m=0.05, yaw_rad=math.radians(0.5), score=0.02, velocity_m_s=0.1, map=0.1, floor=0.3, rot=0.01
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,9 @@ def in_maps(boxes: Boxes3D, index: int, heads: Sequence[TaskMaps], spec: Detecto
         if label < first + len(names):
             array, score = dense_boxes(task, label - first, spec)
             parts = _differences(boxes.select(np.array([index])), array, score)
-            limits = _limits(tolerance)
+            length = np.hypot(*np.asarray(task.rot, np.float64)).reshape(-1)
+            yaw = np.maximum(tolerance.yaw_rad, tolerance.rot / np.maximum(length, 1e-6))
+            limits: dict[str, Any] = {**_limits(tolerance), "yaw_rad": yaw}
             near = np.max([parts[name] / limits[name] for name in limits], axis=0)
             return bool((near <= 1).any())
         first += len(names)

@@ -59,7 +59,11 @@ def test_the_folder_holds_what_the_vehicle_needs_and_how_it_was_made(exported, m
     record = json.loads((folder / "export.json").read_text())
     save_model(tmp_path / "model", model.module, {})
     assert record["model"]["weights_sha256"] == weights_hash(tmp_path / "model")
-    assert record["gates"] == ["checker", "operators", "parity"]
+    assert [gate["name"] for gate in record["gates"]] == ["checker", "operators", "parity", "trt-rtx"]
+    assert result.to_json()["gates"] == record["gates"]
+    objections = record["gates"][1]["objections"]
+    assert objections["8.6"] == ["opset 20 is above 17, the last one documented for it"]
+    assert objections["10.3"] == objections["11.4"] == objections["rtx"] == []
     assert record["parity"]["passed"]
     assert record["operators"]["ScatterND"] == 1
     assert record["operators"]["ReduceMax"] == len(TINY.pillar_encoder.filters)
@@ -132,6 +136,45 @@ def test_a_graph_of_other_weights_fails_the_parity_gate(exported):
     with pytest.raises(GateError, match=r"gate parity: .* task0_rot differs by .* reference .*, candidate") as caught:
         check_parity(other, exported[0], (), pillars=None, tolerance=Tolerance())
     assert caught.value.gate == "parity"
+
+
+def test_an_fp16_export_of_the_shipped_teacher_keeps_its_boxes(tmp_path):
+    import onnx
+
+    from kd3d.bench.synthetic import synthetic_frames
+    from kd3d.detectors.assets import SHIPPED_TEACHER
+    from kd3d.detectors.checkpoint import load_model
+
+    teacher = load_model(SHIPPED_TEACHER)
+    cloud = synthetic_frames(teacher.spec, count=1, points=4000)[0]
+    frame = replace(probe_frames(teacher.spec)[0], token="made", points=cloud.points)
+    result = export_onnx(teacher, tmp_path / "half", frames=[frame], precision="fp16")
+    assert result.precision == json.loads((tmp_path / "half/export.json").read_text())["precision"] == "fp16"
+    assert result.parity.passed
+    gate = next(gate for gate in result.gates if gate.name == "fp16")
+    assert set(gate.details["kept_fp32"]) == {"view", "linear"}
+    assert 0 < gate.details["peak"] < gate.details["limit"]
+    assert gate.details["emulation"]["passed"]
+    graph = onnx.load(result.artifact).graph
+    canvas = next(node for node in graph.node if node.op_type == "ConstantOfShape")
+    assert canvas.attribute[0].t.data_type == onnx.TensorProto.FLOAT16
+    assert {item.type.tensor_type.elem_type for item in graph.output} == {onnx.TensorProto.FLOAT}
+    weights = sum(tensor.numel() for tensor in teacher.module.parameters())
+    assert result.artifact.stat().st_size < 2.1 * weights + 60_000
+
+
+def test_an_unknown_precision_or_tensorrt_is_refused(model, tmp_path):
+    with pytest.raises(UsageError, match="precision must be fp32 or fp16, not 'int4'"):
+        export_onnx(model, tmp_path / "out", precision="int4")
+    with pytest.raises(UsageError, match=r"no limits are known of TensorRT '7'; known are 8.6, 10.3"):
+        export_onnx(model, tmp_path / "out", targets=["7"])
+
+
+def test_objections_of_a_named_tensorrt_refuse_the_graph(exported):
+    from kd3d.export.onnx import check_targets
+
+    with pytest.raises(GraphError, match=r"gate operators: 1 objection\(s\): TensorRT 8.6: opset 20 is above 17"):
+        check_targets(exported[1].artifact, ["8.6", "10.3"])
 
 
 class Amax(graph_module.OneFrame):

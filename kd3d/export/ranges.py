@@ -1,0 +1,97 @@
+"""Largest magnitudes of a graph's tensors over frames, and graphs that run from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd3d.errors import GraphError
+from kd3d.optional import require
+
+Arrays = Mapping[str, NDArray[Any]]
+_PEAK = ".peak"
+
+
+class GraphRunner:
+    """An ``onnx.ModelProto`` in ONNX Runtime exactly as written: no node is fused, moved or dropped.
+
+    Args:
+        model: to run; it needs no file.
+    """
+
+    name = "onnxruntime-cpu (unoptimised)"
+
+    def __init__(self, model: Any) -> None:
+        ort: Any = require("onnxruntime", extra="onnx")
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            raise GraphError(f"ONNX Runtime refuses this graph: {str(error).strip().splitlines()[0]}") from error
+
+    def __enter__(self) -> GraphRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """``metadata_props`` of the model."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def input_shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Shape of an input, ``None`` for a free dimension; ``None`` if there is no such input."""
+        shapes = {item.name: item.shape for item in self._session.get_inputs()}
+        if name not in shapes:
+            return None
+        return tuple(side if isinstance(side, int) and side > 0 else None for side in shapes[name])
+
+    def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        """Outputs by name."""
+        names = [item.name for item in self._session.get_outputs()]
+        needed = {item.name: np.ascontiguousarray(feeds[item.name]) for item in self._session.get_inputs()}
+        return dict(zip(names, self._session.run(names, needed), strict=True))
+
+
+def measure(model: Any, names: Sequence[str], feeds: Iterable[Arrays]) -> dict[str, float]:
+    """The largest magnitude that each of ``names`` (fp32 tensors) reaches over ``feeds``; infinite where not finite.
+
+    The magnitudes are taken inside the graph, so that maps are not kept.
+    """
+    onnx: Any = require("onnx", extra="onnx")
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    for name in names:
+        watched.graph.node.add().CopyFrom(onnx.helper.make_node("Abs", [name], [f"{name}.abs"]))
+        watched.graph.node.add().CopyFrom(
+            onnx.helper.make_node("ReduceMax", [f"{name}.abs"], [f"{name}{_PEAK}"], keepdims=0)
+        )
+        value = onnx.helper.make_tensor_value_info(f"{name}{_PEAK}", onnx.TensorProto.FLOAT, [])
+        watched.graph.output.append(value)
+    runner = GraphRunner(watched)
+    peaks = dict.fromkeys(names, 0.0)
+    for one in feeds:
+        outputs = runner.infer(one)
+        for name in names:
+            peak = float(outputs[f"{name}{_PEAK}"])
+            peaks[name] = max(peaks[name], peak) if np.isfinite(peak) else float("inf")
+    return peaks
+
+
+def computed_floats(model: Any, types: Mapping[str, int]) -> list[str]:
+    """Float tensors that nodes of ``model`` put out, and its float inputs."""
+    single = require("onnx", extra="onnx").TensorProto.FLOAT
+    made = [name for node in model.graph.node for name in node.output]
+    return [name for name in (*(item.name for item in model.graph.input), *made) if types.get(name) == single]

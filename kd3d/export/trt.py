@@ -1,0 +1,204 @@
+"""``kd3d export trt``: an ONNX export becomes an engine on the device that will run it. No torch, no onnx."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from kd3d import __version__
+from kd3d.errors import BackendError, DataError, OutputError
+from kd3d.export.manifest import EXPORT_FILE, ONNX_FILE, PIPELINE_FILE, SPEC_FILE, pipeline_json
+from kd3d.export.onnx_file import metadata
+from kd3d.export.trt_build import BuildSettings, Built, build, make_logger
+from kd3d.export.trt_inspect import check_precision, layers
+from kd3d.optional import require
+from kd3d.runs.atomic import atomic_folder, output_errors, read_json, write_bytes, write_json
+from kd3d.runs.environment import graphics_cards, machine
+from kd3d.runtime.heads import onnx_names
+from kd3d.runtime.pipeline import SPEC_KEY
+from kd3d.spec import DetectorSpec, from_json, to_json
+
+ENGINE_FILE, RECORD_FILE, LAYERS_FILE = "model.engine", "engine.json", "layers.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An ONNX export as found on the vehicle.
+
+    Args:
+        onnx: the graph.
+        spec: of the detector.
+        precision: of the graph.
+        pillars: the fixed pillar count, or ``None``.
+        parity: what the export's own gate found; empty for a lone file.
+    """
+
+    onnx: Path
+    spec: DetectorSpec
+    precision: str
+    pillars: int | None
+    parity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What ``export_trt`` made: the engine, its precision as read back, and the record beside it."""
+
+    artifact: Path
+    precision: str
+    record: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable keys of ``kd3d export trt --json``."""
+        return {"artifact": str(self.artifact), **self.record}
+
+
+def read_source(path: Path) -> Source:
+    """Recognise an export folder, or an ``.onnx`` that carries its specification.
+
+    Raises:
+        DataError: it is neither, or damaged.
+        SpecError: the specification is not valid.
+    """
+    path = Path(path)
+    onnx = path / ONNX_FILE if path.is_dir() else path
+    told = metadata(onnx)
+    if SPEC_KEY not in told:
+        raise DataError(f"{onnx}: does not say which detector it is. Export it with: kd3d export onnx")
+    try:
+        spec = from_json(DetectorSpec, json.loads(told[SPEC_KEY]))
+    except ValueError as error:
+        raise DataError(f"{onnx}: its specification is not JSON ({error}). Export it again.") from error
+    record = read_json(onnx.parent / EXPORT_FILE) if (onnx.parent / EXPORT_FILE).is_file() else {}
+    if record and record.get("sha256") != _sha256(onnx.read_bytes()):
+        raise DataError(f"{onnx}: is not the file that {EXPORT_FILE} beside it describes. Copy the whole folder again.")
+    return Source(onnx, spec, told.get("kd3d.precision", "fp32"), record.get("pillars"), record.get("parity", {}))
+
+
+def export_trt(
+    source: Source,
+    out: Path,
+    settings: BuildSettings,
+    *,
+    runtime: Literal["tensorrt", "tensorrt_rtx"] = "tensorrt",
+    timing_cache: Path | None = None,
+) -> EngineResult:
+    """Build an engine into the folder ``out``: ``model.engine``, ``engine.json``, ``layers.json``, spec and pipeline.
+
+    Args:
+        source: what to build from.
+        out: a new folder, or an earlier engine's, which is replaced.
+        settings: precision and limits; its ``graph`` is taken from ``source``.
+        runtime: the Python module.
+        timing_cache: folder of timing caches, one per version, device and driver; ``None`` keeps none.
+
+    Raises:
+        BackendError: TensorRT is not installed.
+        GraphError: TensorRT refuses the graph.
+        PrecisionError: the engine's precision is not what was asked for; nothing is written.
+        OutputError: ``out`` holds something else, or cannot be written.
+    """
+    out = Path(out)
+    _check_out(out)
+    trt: Any = require(runtime, extra="gpu" if runtime == "tensorrt" else "trt-rtx")
+    settings = replace(settings, graph=source.precision)
+    device = _device(runtime, settings)
+    cache_file = (
+        None if timing_cache is None else Path(timing_cache) / _cache_name(runtime, str(trt.__version__), device)
+    )
+    cache = cache_file.read_bytes() if cache_file is not None and cache_file.is_file() else b""
+    built = build(trt, source.onnx, settings, cache=cache)
+    if cache_file is not None and built.cache:
+        write_bytes(cache_file, built.cache)
+    read_back = _read_back(trt, built, settings)
+    record = _record(source, built, settings, version=str(trt.__version__), device=device, runtime=runtime)
+    record["read_back"] = read_back[0]
+    with atomic_folder(out) as folder:
+        write_bytes(folder / ENGINE_FILE, built.engine)
+        write_json(folder / LAYERS_FILE, {"Layers": read_back[1]})
+        write_json(folder / SPEC_FILE, to_json(source.spec))
+        write_json(
+            folder / PIPELINE_FILE, pipeline_json(source.spec, kind="engine", file=ENGINE_FILE, pillars=source.pillars)
+        )
+        write_json(folder / RECORD_FILE, record)
+    return EngineResult(out / ENGINE_FILE, settings.precision, record)
+
+
+def _read_back(trt: Any, built: Built, settings: BuildSettings) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    if settings.capabilities:  # built for other devices, by strong typing only: this machine cannot load it
+        return {"skipped": "built ahead of time; strong typing leaves no choice of precision"}, []
+    found = layers(trt, built.engine, make_logger(trt))
+    return dict(check_precision(found, settings.precision)), found
+
+
+def _record(
+    source: Source, built: Built, settings: BuildSettings, *, version: str, device: dict[str, str], runtime: str
+) -> dict[str, Any]:
+    spec = source.spec
+    return {
+        "format": 1,
+        "kd3d": __version__,
+        "runtime": runtime,
+        "version": version,
+        "device": device,
+        "machine": machine(),
+        "precision": settings.precision,
+        "typing": built.typing,
+        "fallback": built.fallback,
+        "settings": {
+            **asdict(settings),
+            "pillars": list(settings.pillars),
+            "capabilities": list(settings.capabilities),
+        },
+        "onnx": {"file": source.onnx.name, "sha256": _sha256(source.onnx.read_bytes()), "precision": source.precision},
+        "engine": {"file": ENGINE_FILE, "bytes": len(built.engine), "sha256": _sha256(built.engine)},
+        "parity": source.parity,
+        "detector": {
+            "name": spec.name,
+            "classes": list(spec.head.classes),
+            "range_m": [spec.grid.x_min_m, spec.grid.y_min_m, spec.grid.z_min_m, spec.grid.x_max_m, spec.grid.y_max_m],
+            "cell_m": spec.grid.cell_m,
+            "decode": asdict(spec.decode),
+            "outputs": onnx_names(spec),
+        },
+        "warnings": built.messages[:20],
+    }
+
+
+def _device(runtime: str, settings: BuildSettings) -> dict[str, str]:
+    if settings.capabilities:
+        return {"name": "+".join(settings.capabilities), "driver": "none"}
+    cards = graphics_cards()
+    board = Path("/proc/device-tree/model")
+    if cards:
+        name, *_, driver = [part.strip() for part in cards[0].split(",")]
+        return {"name": name, "driver": driver}
+    if board.is_file():  # Jetson: the driver is part of the L4T release
+        release = Path("/etc/nv_tegra_release")
+        text = release.read_text().splitlines()[0] if release.is_file() else "unknown"
+        return {"name": board.read_text().strip("\x00\n "), "driver": text}
+    raise BackendError(
+        f"{runtime} needs an NVIDIA GPU to build an engine, and none is visible here. Build on the target device"
+        + (", or give --capability." if runtime == "tensorrt_rtx" else ".")
+    )
+
+
+def _cache_name(runtime: str, version: str, device: dict[str, str]) -> str:
+    text = f"{runtime}-{version}-{device['name']}-{device['driver']}"
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") + ".cache"
+
+
+def _check_out(out: Path) -> None:
+    with output_errors(out):
+        if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / RECORD_FILE).is_file()):
+            raise OutputError(
+                f"{out}: holds something else than an engine, so it is not replaced. Choose another folder."
+            )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
