@@ -80,9 +80,9 @@ class Pipeline:
         check_finite(points, frame.token)
         if self.spec.points.camera_view_only and frame.lidar2image is not None and frame.image_size_px is not None:
             points = crop_to_image(points, frame.lidar2image, frame.image_size_px)
-        rows, grid = self._pillar_rows(), self.spec.grid
-        limit = self.spec.pillar_encoder.max_pillars if rows is None else min(rows, self.spec.pillar_encoder.max_pillars)
-        pillars = hard_pillars(points, grid, max_points=self.spec.pillar_encoder.max_points, max_pillars=limit)
+        rows, grid, encoder = self._pillar_rows(), self.spec.grid, self.spec.pillar_encoder
+        limit = encoder.max_pillars if rows is None else min(rows, encoder.max_pillars)
+        pillars = hard_pillars(points, grid, max_points=encoder.max_points, max_pillars=limit)
         self.dropped_points, self.dropped_pillars = pillars.dropped_points, pillars.dropped_pillars
         self.total_dropped_points += pillars.dropped_points
         self.total_dropped_pillars += pillars.dropped_pillars
