@@ -108,7 +108,10 @@ def search(
         source = teaching.frames(data, model.spec.points.sweeps, augment=augment, val=False)
         record = _trained(model, source, students, settings=asked, distill=taught, out=out, device=device)
     _show(record, top, out)
-    record |= latency.of_the_best(predictor, students.found, record, ceiling)
+    added = latency.of_the_best(predictor, students.found, record, ceiling)
+    record |= added
+    if out is not None and added:
+        _write(out, record)
     emit({**record, "candidates": record["candidates"][:top]}, as_json=json_line)
 
 
@@ -136,6 +139,13 @@ def _listing(model: Any, students: Any, out: Path | None, request: dict[str, str
         return search_record(students.found, [], about=about)
     write_json(out / SETTINGS, request)  # the commands on the page of `kd3d report` name teacher and data
     return write_search(out, students.found, [], about=about)
+
+
+def _write(out: Path, record: dict[str, Any]) -> None:
+    """Bring search.json up to what is known of the best student's latency."""
+    from kd3d.runs.atomic import write_json
+
+    write_json(out / "search.json", record)
 
 
 def _trained(

@@ -126,14 +126,16 @@ def cost_table(title: str, cost: Any) -> Table:
 
 
 def students_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Search candidates, best first; by their prior where none has a score."""
+    """Search candidates, best first; by their prior where none has a score, with latency where it was predicted."""
     by = "score" if any(row.get("score") is not None for row in rows) else "prior"
-    table = Table(title, ("student", by, "MACs", "parameters"))
+    timed = any(row.get("latency_ms") is not None for row in rows)
+    table = Table(title, ("student", by, "MACs", "parameters", *(["latency"] if timed else [])))
     for row in rows:
         cells = (
             number(row.get(by), "{:.4f}"),
             number(row.get("macs"), "{:.3f} G", 1e-9),
             number(row.get("params"), "{:,.0f}"),
+            *([number(row.get("latency_ms"), "{:.2f} ms")] if timed else []),
         )
         table.rows.append((str(row.get("name", DASH)), *cells))
     return table

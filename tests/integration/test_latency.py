@@ -67,7 +67,8 @@ def test_blocks_are_measured_without_torch_and_searched_with(world, kd3d, capsys
     assert made["blocks"] == written["blocks"] and made["runtime"] == "onnxruntime-cpu"
 
     table = ("--latency-table", world / "t.json")
-    found = kd3d("search", *TEACHER, *data, *SPACE, *table, "--budget-latency", "70%", "--roofline", "1,20")
+    run = ("--out", world / "run")
+    found = kd3d("search", *TEACHER, *data, *SPACE, *table, "--budget-latency", "70%", "--roofline", "1,20", *run)
     limit = found["budget"]["latency_ms"]["limit"]
     assert limit == pytest.approx(0.7 * found["teacher"]["latency_ms"])
     assert all(0 < row["latency_ms"] <= limit and row["roofline_ms"] > 0 for row in found["candidates"])
@@ -76,6 +77,14 @@ def test_blocks_are_measured_without_torch_and_searched_with(world, kd3d, capsys
     assert found["latency"]["error"] == pytest.approx(
         found["latency"]["predicted_ms"] / found["latency"]["measured_ms"] - 1
     )
+
+    record = json.loads((world / "run" / "search.json").read_text())
+    assert record["latency"] == found["latency"] and record["roofline_ms"] == found["roofline_ms"]
+    assert record["best"] == found["best"] and record["candidates"][: len(found["candidates"])] == found["candidates"]
+    assert (
+        program.run([str(word) for word in ("search", *TEACHER, *data, *SPACE, *table, "--budget-latency", "70%")]) == 0
+    )
+    assert f"{found['best']['latency_ms']:.2f} ms" in capsys.readouterr().out
 
     code, said = fails(capsys, "search", *TEACHER, *data, *SPACE, *table, "--budget-latency", "1us")
     assert code == 3 and "the fastest a predicted latency of" in said

@@ -105,7 +105,7 @@ class Writer:
             )  # fmt: skip
 
     def scene(self, name: str) -> None:
-        start = 1_500_000_000_000_000 + 10_000_000 * SCENES.index(name)
+        start = 1_500_000_000_000_000 + 10_000_000 * len(self.tables["scene"])
         steps = SWEEPS_BETWEEN + 1
         count = (SAMPLES - 1) * steps + 1
         samples = [f"{name}-s{i}" for i in range(SAMPLES)]

@@ -11,7 +11,7 @@ from kd3d.compress.search.budget import Budgets, Limits
 from kd3d.compress.search.cost import Cost, PillarStats, cost
 from kd3d.compress.search.latency import LatencyModel
 from kd3d.compress.search.space import Choice, Space, scaled
-from kd3d.errors import BudgetError
+from kd3d.errors import BudgetError, UsageError
 from kd3d.spec import DetectorSpec
 
 BALANCE_WEIGHT = 0.25  # per octave of spread among the four widths
@@ -59,7 +59,7 @@ def grid_search(
 
     Raises:
         BudgetError: no student fits; says what the smallest costs, and how long the fastest takes.
-        UsageError: latency is limited, but there is no ``latency``.
+        UsageError: latency is limited, but there is no ``latency``; or no cell size tiles the range.
         DataError: ``latency`` lacks blocks of the space.
     """
     limits = budgets.limits(cost(teacher, stats(teacher)), None if latency is None else latency.predict(teacher))
@@ -80,6 +80,12 @@ def grid_search(
             known = found.get(_shape(spec))  # rounding gives the same student under several choices
             if known is None or candidate.prior > known.prior:
                 found[_shape(spec)] = candidate
+    if not smallest:
+        raise UsageError(
+            f"the search space is empty: cells of {', '.join(f'{cell:g}' for cell in space.cell)} times "
+            f"{teacher.grid.cell_m:g} m do not tile the range in multiples of the backbone's stride "
+            f"{teacher.backbone.total_stride}. Add 1 to the cell sizes."
+        )
     if not found:
         raise BudgetError(_infeasible(limits, smallest, fastest))
     return sorted(found.values(), key=lambda candidate: (-candidate.prior, candidate.cost.macs, candidate.spec.name))

@@ -24,6 +24,7 @@ from kd3d.errors import NonFiniteError
 from kd3d.training.result import TrainUpdate
 
 JOURNAL = "study.journal"
+_ENDED = ("complete", "failed")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def optimise(
     task = SearchTask(settings, tuple(students.found), runner, request, storage, latency)
     watcher = _Watcher(task, task.board(), students, progress)
     progress(StageUpdate("search", 0, watcher.planned, note=held.note))
-    watcher.write()
+    watcher.begin()
     if settings.workers == 1:
         Worker(task, watcher.board, watcher.told).work()
     else:
@@ -110,6 +111,16 @@ class _Watcher:
         self._told: set[tuple[str, int]] = set()
         self._first, self._began = -1, time.monotonic()
 
+    def begin(self) -> None:
+        """Tell what was done before, and write it."""
+        self._jobs = self.board.jobs()
+        before = [job for job in self._jobs if job.state in _ENDED]
+        self._told.update((job.name, job.rung) for job in before)
+        if before:
+            self.say(f"{len(before)} trainings ({self.spent} steps) were finished before; going on")
+        self._tell(self.spent)
+        self.write()
+
     def told(self, job: Job, update: TrainUpdate | None) -> None:
         """A worker in this process took a step, or ended a job."""
         if update is None:
@@ -122,9 +133,7 @@ class _Watcher:
     def look(self) -> bool:
         """Read the study, tell and write what is new; whether the search is done."""
         self._jobs = self.board.jobs()
-        new = [
-            job for job in self._jobs if job.state in ("complete", "failed") and (job.name, job.rung) not in self._told
-        ]
+        new = [job for job in self._jobs if job.state in _ENDED and (job.name, job.rung) not in self._told]
         for job in sorted(new, key=lambda job: job.number):
             self._told.add((job.name, job.rung))
             self.say(self._news(job))

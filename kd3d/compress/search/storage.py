@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,8 @@ JOURNAL = (".log", ".journal")
 SQLITE = (".db", ".sqlite", ".sqlite3")
 _CORRUPT = ("not a database", "malformed", "no such table", "no such column")
 _KINDS = "a journal file (.log, .journal), an SQLite file (.db, .sqlite) or postgresql://USER@HOST/NAME"
+_TRIES = 3
+_DAMAGE = (ValueError, KeyError, TypeError, AssertionError)  # what Optuna raises over a journal that is none
 Result = TypeVar("Result")
 
 
@@ -47,13 +50,17 @@ class StudyStorage:
     def steady(self, operation: Callable[[], Result]) -> Result:
         """What ``operation`` on the storage returns, tried again for a while if the storage does not answer.
 
+        At least ``_TRIES`` times: two processes that make the tables of an empty database at once get into each
+        other's way, and on a busy machine the first try alone may outlast the patience.
+
         Raises:
             BackendError: it went on not answering, or the file is gone.
             DataError: what is in it is damaged, or is no study.
         """
         until = time.monotonic() + self.patience_s
-        pause = 0.2
+        pause, tries = 0.2, 0
         while True:
+            tries += 1
             try:
                 self._still_there()
                 with warnings.catch_warnings():
@@ -63,7 +70,8 @@ class StudyStorage:
                 failure = self._translate(error)
                 if failure is None:
                     raise
-                if isinstance(failure, DataError) or isinstance(error, _GoneError) or time.monotonic() + pause > until:
+                late = tries >= _TRIES and time.monotonic() + pause > until
+                if isinstance(failure, DataError) or isinstance(error, _GoneError) or late:
                     raise failure from error
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
@@ -72,6 +80,7 @@ class StudyStorage:
         storages = require("optuna.storages", extra="search")
         if self.path is not None and self._url is None:
             journal = require("optuna.storages.journal", extra="search")
+            _check_journal(self.path)
             return storages.JournalStorage(journal.JournalFileBackend(str(self.path)))
         options: dict[str, Any] = {"pool_pre_ping": True}
         if self.path is not None:
@@ -90,7 +99,7 @@ class StudyStorage:
         text = _reason(error)
         if isinstance(error, (sql.DatabaseError, optuna.StorageInternalError)) and any(w in text for w in _CORRUPT):
             return DataError(f"{self.name}: holds no study, or a damaged one ({text}). Choose another --storage.")
-        if self.path is not None and self._url is None and isinstance(error, (ValueError, KeyError, TypeError)):
+        if self.path is not None and self._url is None and isinstance(error, _DAMAGE):
             return DataError(
                 f"{self.name}: not a journal of a study, or a damaged one ({text}). Choose another --storage."
             )
@@ -122,6 +131,20 @@ def _recognise(text: str) -> tuple[Path | None, str | None]:
         require("psycopg", extra="postgres")
         return None, f"postgresql+psycopg://{rest}"
     raise UsageError(f"the storage {_without_password(text)!r} is not understood. Give {_KINDS}.")
+
+
+def _check_journal(path: Path) -> None:
+    """Require that a file that is there begins as a journal does: Optuna would write behind anything.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        first = file.readline(1 << 20)
+    if first and not (first.startswith(b"{") and (not first.endswith(b"\n") or "op_code" in json.loads(first))):
+        raise ValueError("its first line is no entry of a journal")
 
 
 def _make_folder(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A study that several processes work on: who has which student at which rung, and what came of it..
+"""A study that several processes work on: who has which student at which rung, and what came of it.
 
 Every training of one student to one rung is one trial of an Optuna study, made whole in one transaction. Two workers
 that take the same work see each other: the trial with the lower number stays, the other is withdrawn untrained.
@@ -124,11 +124,10 @@ class Board:
         rivals = [job for job in self.jobs() if (job.name, job.rung) == (name, rung)]
         mine = [job for job in rivals if job.attrs["owner"]["id"] == owner.id and job.state == "running"]
         taken = [job for job in rivals if job.state in ("running", "complete", "failed")]
-        if mine and taken[0] == mine[0]:
-            return mine[0]
-        for job in mine:
+        got = mine[0] if mine and taken[0] == mine[0] else None
+        for job in mine[1:] if got else mine:  # more than one where an answer was lost and the claim was repeated
             self.close(job, "withdrawn", "another worker has it")
-        return None
+        return got
 
     def finish(self, job: Job, values: list[float], notes: dict[str, Any]) -> bool:
         """Note what came of a job; ``False`` if it had been given to another worker meanwhile."""

@@ -109,8 +109,8 @@ def write_blocks(
             key, pillars = network_key(spec), rows(stats(spec))
             file = f"networks/{key}.onnx"
             add(file, lambda spec=spec: network_graph(spec))  # type: ignore[misc]
-            about = {"spec": to_json(spec), "pillars": pillars}
-            items.append(_item(key, "network", file, network_inputs(spec, pillars), **about))
+            inputs = network_inputs(spec, pillars)
+            items.append(_item(key, "network", file, inputs, spec=to_json(spec), pillars=pillars))
         index = {
             "schema": SCHEMA,
             "kd3d": __version__,
@@ -120,9 +120,8 @@ def write_blocks(
             "items": [{**item, "sha256": hashes[item["file"]]} for item in items],
         }
         archive.writestr(zipfile.ZipInfo(INDEX, _EPOCH), json.dumps(index), zipfile.ZIP_DEFLATED)
-    families = {block.family for block in found.blocks}
-    files = sum(name.startswith("blocks/") for name in hashes)
-    return Written(Path(path), len(found.blocks), len(specs), files, len(families), Path(path).stat().st_size)
+    files, families = sum(name.startswith("blocks/") for name in hashes), len({block.family for block in found.blocks})
+    return Written(Path(path), len(found.blocks), len(specs), files, families, Path(path).stat().st_size)
 
 
 def network_key(spec: DetectorSpec) -> str:

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kd3d.compress.search.holdout import part
 from kd3d.datasets.nuscenes import NuScenesDataset
 from kd3d.datasets.nuscenes_tables import CLASSES
 from kd3d.errors import DataError, OutputError
@@ -222,3 +223,41 @@ def test_metrics_as_json_have_no_nan(dataset, tmp_path):
     assert content["NDS"] is None
     assert content["extras"]["label_tp_errors"]["traffic_cone"]["vel_err"] is None
     json.dumps(content, allow_nan=False)
+
+
+@pytest.fixture(scope="module")
+def three_scenes(tiny, tmp_path_factory):
+    scenes = ("scene-0061", "scene-0553", "scene-0655")
+    root = tiny.write_tiny(tmp_path_factory.mktemp("three"), scenes=scenes)
+    return NuScenesDataset(root, split="train", drop_empty=True)
+
+
+def test_a_part_of_a_split_is_scored_as_if_it_were_all_there_is(three_scenes, tiny, tmp_path):
+    """What a search does with its held-out scenes: the frames it trains on must not count as missed."""
+    held = part(three_scenes, [3, 4, 5])
+    assert evaluate(perfect, held, classes=CLASSES, out_dir=tmp_path).mAP > 0.97
+    file, where = tmp_path / "results.json", (three_scenes.nusc_root, None, "train", tmp_path)
+    metrics = evaluate_results(file, *where, samples=held.tokens)
+    assert metrics.mAP > 0.97
+
+    def half(sample):
+        return perfect(sample).select(np.arange(len(sample.boxes)) % 2 == 0)
+
+    whole = evaluate(half, three_scenes, classes=CLASSES, out_dir=tmp_path / "whole").to_json()
+    covered = evaluate_results(tmp_path / "whole/results.json", *where, samples=three_scenes.tokens).to_json()
+    assert covered == whole
+    some = evaluate(half, held, classes=CLASSES, out_dir=tmp_path / "some").mAP
+    assert 0.3 < some < 0.7
+
+
+def test_frames_outside_the_part_that_is_scored_are_refused(three_scenes, tmp_path):
+    held = part(three_scenes, [0, 1, 2])
+    predictions = {token: perfect(three_scenes[i]) for i, token in enumerate(three_scenes.tokens)}
+    write_results(predictions, three_scenes, CLASSES, tmp_path / "r.json")
+    where = (three_scenes.nusc_root, None, "train", tmp_path)
+    with pytest.raises(DataError, match="6 samples are not in the split, such as scene-0553-s0"):
+        evaluate_results(tmp_path / "r.json", *where, samples=held.tokens)
+    some = {token: predictions[token] for token in held.tokens}
+    write_results(some, held, CLASSES, tmp_path / "some.json")
+    with pytest.raises(DataError, match="6 of 9 samples are missing"):
+        evaluate_results(tmp_path / "some.json", *where)

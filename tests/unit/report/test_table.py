@@ -82,6 +82,13 @@ def test_students_are_listed_in_the_order_given():
     assert rows == [("b", "0.9000", "1.000 G", "10"), ("-", "-", "-", "-")]
 
 
+def test_students_have_a_latency_where_one_was_predicted():
+    table = students_table("t", [{"name": "a", "prior": 0.5, "latency_ms": 12.345}, {"name": "b", "prior": 0.4}])
+    assert table.columns == ("student", "prior", "MACs", "parameters", "latency")
+    assert [row[-1] for row in table.rows] == ["12.35 ms", "-"]
+    assert students_table("t", [{"name": "a", "latency_ms": None}]).columns[-1] == "parameters"
+
+
 def test_a_table_is_shown_whole_and_as_text_where_there_is_no_terminal(capsys):
     show(Table("a [bold] title", ("model", "value"), [("[red]name[/red]", "1.0"), ("x" * 60, "2")]))
     printed = capsys.readouterr().out

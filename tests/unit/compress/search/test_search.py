@@ -97,6 +97,13 @@ def test_a_budget_that_no_student_meets_says_what_the_smallest_costs():
         grid_search(TEACHER, SPACE, Budgets.parse(params="100"), stats=stats)
 
 
+def test_a_space_whose_cells_do_not_tile_the_range_is_empty():
+    small = preset("world-centerpoint-pillar-tiny")
+    text = r"the search space is empty: cells of 7, 3.3 times 1.6 m do not tile the range .* Add 1 to the cell sizes."
+    with pytest.raises(UsageError, match=text):
+        grid_search(small, Space(cell=(7.0, 3.3)), Budgets.parse(flops="50%"), stats=stats)
+
+
 def test_the_shortlist_gives_every_cell_size_a_turn():
     found = grid_search(TEACHER, SPACE, Budgets.parse(flops="25%"), stats=stats)
     cells = {candidate.choice.cell for candidate in found}
@@ -165,7 +172,8 @@ def test_depths_that_round_alike_occur_once():
 
 @pytest.mark.parametrize(
     ("values", "text"),
-    [({"neck": ()}, "no values for neck"), ({"head": (1.5,)}, "head multipliers .* 0..1"), ({"cell": (0.5,)}, "cell multipliers .* 1..8"),
+    [({"neck": ()}, "no values for neck"), ({"head": (1.5,)}, "head multipliers .* 0..1"),
+     ({"cell": (0.5,)}, "cell multipliers .* 1..8"),
      ({"encoder": (0.0,)}, "encoder multipliers"), ({"multiple": 0}, "multiples of at least 1")],
 )  # fmt: skip
 def test_spaces_that_make_no_sense(values, text):

@@ -6,10 +6,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
 from search_fakes import STUDENTS, FakeRunner, accuracy, task, trained
+from sqlalchemy.exc import IntegrityError
 
 from kd3d.compress.search import worker as worker_module
 from kd3d.compress.search.halving import standings
@@ -39,6 +41,18 @@ def history(trials):
     return [(trial.candidate.spec.name, trial.scores, trial.state) for trial in trials]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What an uninterrupted search of a strategy finds, and what it trains."""
+
+    @cache
+    def of(strategy):
+        run = tmp_path_factory.mktemp(strategy)
+        return history(search(task(run, strategy))), Counter(trained(run))
+
+    return of
+
+
 @pytest.mark.parametrize(
     ("strategy", "kind"), [*((strategy, "study.journal") for strategy in STRATEGIES), ("tpe", "study.db")]
 )
@@ -57,11 +71,10 @@ def test_every_student_is_tried_once_and_the_best_go_on(tmp_path, strategy, kind
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_same_seed_gives_the_same_search_and_another_seed_another(tmp_path, strategy):
-    first, again = (search(task(tmp_path / place, strategy, seed=3)) for place in ("a", "b"))
-    assert history(first) == history(again)
+def test_the_same_seed_gives_the_same_search_and_another_seed_another(tmp_path, whole, strategy):
+    assert history(search(task(tmp_path / "a", strategy))) == whole(strategy)[0]
     if strategy != "grid":
-        assert history(search(task(tmp_path / "c", strategy, seed=4))) != history(first)
+        assert history(search(task(tmp_path / "b", strategy, seed=4))) != whole(strategy)[0]
 
 
 @pytest.mark.parametrize("strategy", ["tpe", "nsga2"])
@@ -79,9 +92,11 @@ def test_more_trials_than_students_try_each_once(tmp_path):
     assert len(trials) == len(STUDENTS.found)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("at", [0, 3, 9, 13])
-def test_an_interrupted_search_goes_on_without_losing_or_repeating_anything(tmp_path, strategy, at):
+CUTS = [("grid", 0), ("grid", 13), ("random", 9), ("tpe", 3), ("tpe", 9), ("nsga2", 3), ("nsga2", 13)]
+
+
+@pytest.mark.parametrize(("strategy", "at"), CUTS)
+def test_an_interrupted_search_goes_on_without_losing_or_repeating_anything(tmp_path, whole, strategy, at):
     class Stopping(FakeRunner):
         def __call__(self, candidate, steps, progress=None):
             if len(trained(self.run)) == at and not (self.run / "stopped").exists():
@@ -89,12 +104,10 @@ def test_an_interrupted_search_goes_on_without_losing_or_repeating_anything(tmp_
                 raise KeyboardInterrupt
             return super().__call__(candidate, steps, progress)
 
-    whole = search(task(tmp_path / "whole", strategy))
     with pytest.raises(KeyboardInterrupt):
         search(task(tmp_path / "cut", strategy, runner=Stopping(tmp_path / "cut")))
     resumed = search(task(tmp_path / "cut", strategy))
-    assert history(resumed) == history(whole)
-    assert Counter(trained(tmp_path / "cut")) == Counter(trained(tmp_path / "whole"))
+    assert (history(resumed), Counter(trained(tmp_path / "cut"))) == whole(strategy)
 
 
 def test_a_student_whose_training_diverges_is_failed_and_says_why(tmp_path):
@@ -122,7 +135,7 @@ def start(run, storage, slow=0.0):
     return subprocess.Popen([sys.executable, "-c", code])
 
 
-@pytest.mark.parametrize("kind", ["study.journal", "study.db"])
+@pytest.mark.parametrize("kind", ["study.journal", pytest.param("study.db", marks=pytest.mark.slow)])
 def test_a_killed_workers_trial_is_picked_up_by_another_process(tmp_path, kind):
     storage = str(tmp_path / kind)
     killed = start(tmp_path, storage, slow=60)
@@ -138,7 +151,7 @@ def test_a_killed_workers_trial_is_picked_up_by_another_process(tmp_path, kind):
     assert counts[STUDENTS.found[0].spec.name, 10] == 2
 
 
-def test_two_processes_share_a_study_and_train_nothing_twice(tmp_path):
+def test_two_processes_share_a_study_and_train_nothing_twice(tmp_path, whole):
     storage = str(tmp_path / "study.db")
     others = [start(tmp_path, storage, slow=0.1) for _ in range(2)]
     assert [other.wait(300) for other in others] == [0, 0]
@@ -146,10 +159,9 @@ def test_two_processes_share_a_study_and_train_nothing_twice(tmp_path):
     assert len(trained(tmp_path)) == 14
     pids = {json.loads(line)[2] for line in (tmp_path / "trained.jsonl").read_text().splitlines()}
     assert len(pids) == 2
-    alone = search(task(tmp_path / "alone", "grid"))
     shared = task(tmp_path, "grid", storage=storage).board()
     together = trials_of(standings(shared.jobs()), STUDENTS.found, task(tmp_path, "grid").settings, ended=True)
-    assert {name: rest for name, *rest in history(together)} == {name: rest for name, *rest in history(alone)}
+    assert {name: rest for name, *rest in history(together)} == {name: rest for name, *rest in whole("grid")[0]}
 
 
 def test_of_two_who_claim_the_same_work_the_first_gets_it(tmp_path):
@@ -161,6 +173,38 @@ def test_of_two_who_claim_the_same_work_the_first_gets_it(tmp_path):
         assert other.claim(second, "x", 1, params={}, attrs={}) is not None
         assert [job.state for job in one.jobs()] == ["running", "withdrawn", "running"]
     assert [job.state for job in one.jobs()] == ["lost", "withdrawn", "lost"]  # both workers have ended
+
+
+def test_a_claim_that_was_noted_twice_because_an_answer_was_lost_is_one_claim(tmp_path, monkeypatch):
+    work = task(tmp_path)
+    board = work.board()
+    add, lost = board.study.add_trial, []
+
+    def losing_the_answer(trial):
+        add(trial)
+        if not lost:
+            lost.append(trial)
+            raise OSError("connection reset")
+
+    monkeypatch.setattr(board.study, "add_trial", losing_the_answer)
+    with Owner() as owner:
+        job = board.claim(owner, "x", 0, params={}, attrs={})
+        assert [one.state for one in board.jobs()] == ["running", "withdrawn"]
+        assert board.finish(job, [0.5], {})
+    (student,) = standings(board.jobs())
+    assert (student.running, student.values) == (False, {0: (0.5,)})
+
+
+def test_processes_that_make_one_database_at_once_do_not_fail_however_busy_the_machine(tmp_path, monkeypatch):
+    storage = StudyStorage(str(tmp_path / "study.db"), patience_s=0)
+    answers = iter([sqlite3.IntegrityError("UNIQUE constraint failed: alembic_version.version_num")] * 2)
+
+    def make():
+        for error in answers:
+            raise IntegrityError("INSERT", {}, error)
+        return "made"
+
+    assert storage.steady(make) == "made"
 
 
 def test_a_silent_worker_on_another_machine_is_lost_after_a_while_and_a_beating_one_is_not(tmp_path, monkeypatch):
