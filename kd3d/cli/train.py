@@ -101,7 +101,8 @@ def open_run(out: Path, settings: dict[str, Any], resume: bool, force: bool) -> 
 
 
 def read_spec(text: str) -> Any:
-    """A specification by preset name, or from a ``spec.json``, or of a model folder."""
+    """A specification by preset name, or from a ``spec.json``, or of a model, run or export folder."""
+    from kd3d.cli.models import find_model
     from kd3d.detectors.presets import preset
     from kd3d.runs.atomic import read_json
     from kd3d.spec import DetectorSpec
@@ -109,7 +110,7 @@ def read_spec(text: str) -> Any:
 
     path = Path(text)
     if path.is_dir():
-        path = path / "spec.json"
+        path = (find_model(text).path or path) / "spec.json"
     if path.suffix == ".json":
         return from_json(DetectorSpec, read_json(path), where=str(path))
     return preset(text)

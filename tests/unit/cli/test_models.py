@@ -1,6 +1,7 @@
 import pytest
 
 from kd3d.cli.models import SHIPPED, find_model, load_model
+from kd3d.cli.train import read_spec
 from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import save_model
 from kd3d.detectors.presets import preset
@@ -98,3 +99,8 @@ def test_a_preset_has_weights_only_where_random_ones_make_sense():
     assert not first.module.training
     for name, tensor in first.module.state_dict().items():
         assert tensor.equal(second.module.state_dict()[name]), name
+
+
+def test_a_specification_is_read_from_a_model_folder_its_run_and_its_file(stored):
+    for given in (stored, stored.parent, stored / "spec.json", TINY):
+        assert read_spec(str(given)) == preset(TINY)
