@@ -179,7 +179,8 @@ def _encoder(graph: GraphWriter, made: dict[str, Any]) -> str:
             x = graph.node("Mul", x, used)
         if index < last:
             x = graph.node("Relu", x)
-            highest = graph.node("ReduceMax", x, graph.integers(1), keepdims=1)
+            highest = graph.node("ReduceMax", x, graph.integers(1), keepdims=0)
+            highest = graph.node("Unsqueeze", highest, graph.integers(1))
             x = graph.node("Concat", x, graph.node("Expand", highest, graph.integers(1, points, 1)), axis=2)
         read = width
     return _scatter(graph, graph.node("Relu", graph.node("ReduceMax", x, graph.integers(1), keepdims=0)), cells, made)
