@@ -92,6 +92,13 @@ class Page:
         self.driver, self.path = driver, Path(path)
         driver.get_log("browser"), driver.get_log("performance")
         driver.get(self.path.as_uri())
+        self.settle()
+
+    def settle(self):
+        """Two frames: the chart is drawn again when it learns its size."""
+        self.driver.execute_async_script(
+            "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+        )
 
     def all(self, selector):
         return self.driver.find_elements("css selector", selector)
