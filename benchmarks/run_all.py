@@ -26,6 +26,8 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ("kd_three_seeds.py", "table"),
     ("world_gate.py",),
     ("decode_comparison.py",),
+    ("cost_speed.py",),
+    ("latency_prediction.py",),
     ("student_speed.py",),
     ("kitti_overfit.py", "--out", "runs/kitti-overfit"),
     ("nuscenes_keyframe.py", "--out", "runs/nuscenes-keyframe"),
