@@ -97,6 +97,7 @@ def _dismiss(processes: list[Any]) -> None:
 def _work(content: bytes, pipe: Connection, place: int, threads: int) -> None:
     """The life of a worker process."""
     os.setpgid(0, 0)  # Ctrl-C in the terminal goes to the process that began it, which passes it on once
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     try:
         import torch
