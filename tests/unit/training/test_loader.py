@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from training_frames import MemoryDataset, frame_of, memory_dataset
 from kd3d.datasets.augment import Augmentation
 from kd3d.detectors.presets import preset
 from kd3d.errors import BackendError, DataError
+from kd3d.training import loader
 from kd3d.training.loader import FrameSource, batches, order
 
 TINY = preset("world-centerpoint-pillar-tiny")
@@ -91,3 +94,23 @@ class Killer(MemoryDataset):
 def test_a_worker_that_dies_says_what_to_do():
     with pytest.raises(BackendError, match=r"a data worker died .* use fewer workers"):
         read(workers=1, dataset=Killer([frame_of(0)]))
+
+
+def test_a_worker_is_silent_about_a_main_process_that_is_gone_and_about_nothing_else(capsys):
+    for error in (EOFError(), ConnectionResetError("gone"), ValueError("a real one")):
+        loader._complain(type(error), error, None)
+    assert capsys.readouterr().err.strip() == "ValueError: a real one"
+
+
+class Hooked(MemoryDataset):
+    def __getitem__(self, index):
+        if sys.excepthook is not loader._complain:
+            raise DataError("no hook here")
+        return super().__getitem__(index)
+
+
+def test_workers_have_that_hook_and_the_main_process_has_not():
+    dataset = Hooked([frame_of(seed) for seed in range(3)])
+    assert len(read(workers=1, dataset=dataset)) == 4
+    with pytest.raises(DataError, match="no hook here"):
+        read(workers=0, dataset=dataset)
