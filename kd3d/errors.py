@@ -40,6 +40,14 @@ class BackendError(Kd3dError):
     exit_code = 5
 
 
+class DeviceMemoryError(BackendError):
+    """The device has less free memory than is needed."""
+
+
+class EngineError(BackendError):
+    """An engine was built for another device, or by another TensorRT, than those that are here."""
+
+
 class PrecisionError(Kd3dError):
     """An engine runs in another precision than was asked for."""
 

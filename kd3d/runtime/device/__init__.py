@@ -1,0 +1,1 @@
+"""Memory, streams, graphs and kernels of a CUDA device, through whichever binding is installed."""
