@@ -176,9 +176,30 @@ def provenance(record: Record) -> str:
     return f"{machine['cpu']}, {machine['cores']} cores{cards}; {environment['date'][:10]}; commit {short}; `{command}`"
 
 
+def kd_step(record: Record) -> list[str]:
+    """Times of the arms, and the ratios beside their bars."""
+    table = Table("", ("step", "ms (median)"))
+    for name, value in record["step_ms_p50"].items():
+        table.rows.append((f"`{name}`", f"{value:.0f}"))
+    bars = Table("", ("ratio", "measured", "bar", "holds"))
+    for name, bar in record["bars"].items():
+        holds = "yes" if record["holds"][name] else "no"
+        bars.rows.append((name, f"{record['ratios'][name]:.2f}", f"{bar:.2f}", holds))
+    cache = record["cache"]
+    said = (
+        f"One training step of `{record['student']}` ({100 * record['macs_share']:.1f} % of the teacher's MACs), batch "
+        f"{record['batch']}, {record['precision']} on {record['device']}: `own` from the labels alone, `cached` and "
+        "`teacher` distilled with fixed weights, the teacher's answers from disk or asked for, `cut` blended at the "
+        f"heads; `inference` is the teacher alone. The cache took {cache['seconds']:.0f} s for {cache['records']} "
+        f"answers of {cache['bytes_per_record'] / 1000:.0f} kB each."
+    )
+    return [said, table.markdown(), bars.markdown()]
+
+
 SECTIONS = (
     Section("student_speed", "Teacher and student", student_speed),
     Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
+    Section("kd_step", "What a step of distillation costs", kd_step),
     Section("world_gate", "How hard the generated world is", world_gate),
     Section("world_stats", "The generated world beside a real frame", world_stats),
     Section("world_speed", "Writing the generated world", world_speed),

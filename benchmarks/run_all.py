@@ -24,6 +24,7 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ("world_speed.py",),
     *(("kd_three_seeds.py", "run", "--arm", arm, "--seed", str(seed)) for seed in SEEDS for arm in ARMS),
     ("kd_three_seeds.py", "table"),
+    ("kd_step.py",),
     ("world_gate.py",),
     ("decode_comparison.py",),
     ("cost_speed.py",),

@@ -67,6 +67,10 @@ def compress(
     label_threshold: teaching.Labels = 0.6,
     recipe_file: teaching.RecipeFile = None,
     control: teaching.Control = False,
+    teacher_cache: teaching.Cache = None,
+    cache_augmentations: teaching.CacheDraws = 4,
+    teacher_precision: teaching.TeacherPrecision = "auto",
+    compile_teacher: teaching.CompileTeacher = False,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random flips, rotation and scaling.")] = True,
     device: Device = "auto",
     resume: Resume = False,
@@ -106,7 +110,15 @@ def compress(
         norm_momentum=norm_momentum,
     )
     recipe = {"logits": logit_weight, "mask": mask, "features": feature_weight, "label_threshold": label_threshold}
-    taught = teaching.settings(training, inherit=inherit, recipe=recipe, control=control, base=recipe_file)
+    taught = teaching.settings(
+        training,
+        inherit=inherit,
+        recipe=recipe,
+        control=control,
+        base=recipe_file,
+        cache=teaching.cache(teacher_cache, cache_augmentations),
+        running=teaching.running(teacher_precision, compiled=compile_teacher),
+    )
     source = teaching.frames(data, model.spec.points.sweeps, augment=augment)
     open_run(out, {"command": "compress", "teacher": teacher, "data": str(data)}, resume, force)
     plan = _settings(taught, space, candidates=candidates, short_steps=short_steps, search=asked)

@@ -35,6 +35,10 @@ def distill(
     label_threshold: teaching.Labels = 0.6,
     recipe_file: teaching.RecipeFile = None,
     control: teaching.Control = False,
+    teacher_cache: teaching.Cache = None,
+    cache_augmentations: teaching.CacheDraws = 4,
+    teacher_precision: teaching.TeacherPrecision = "auto",
+    compile_teacher: teaching.CompileTeacher = False,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random flips, rotation and scaling.")] = True,
     device: Device = "auto",
     resume: Resume = False,
@@ -58,7 +62,15 @@ def distill(
         norm_momentum=norm_momentum,
     )
     recipe = {"logits": logit_weight, "mask": mask, "features": feature_weight, "label_threshold": label_threshold}
-    settings = teaching.settings(training, inherit=inherit, recipe=recipe, control=control, base=recipe_file)
+    settings = teaching.settings(
+        training,
+        inherit=inherit,
+        recipe=recipe,
+        control=control,
+        base=recipe_file,
+        cache=teaching.cache(teacher_cache, cache_augmentations),
+        running=teaching.running(teacher_precision, compiled=compile_teacher),
+    )
     source = teaching.frames(data, max(spec.points.sweeps, model.spec.points.sweeps), augment=augment)
     open_run(out, {"command": "distill", "teacher": teacher, "student": student, "data": str(data)}, resume, force)
     with teaching.stages() as update:
@@ -69,4 +81,4 @@ def distill(
     show(comparison(spec.name, rows))
     say(f"student: {result.model}")
     found = {"model": str(result.model), "mAP": result.metrics.get("mAP"), "NDS": result.metrics.get("NDS")}
-    emit({**found, "control": result.control}, as_json=json_line)
+    emit({**found, "control": result.control, "teacher_cache": result.cache}, as_json=json_line)

@@ -29,6 +29,18 @@ RecipeFile = Annotated[
 ]
 Control = Annotated[bool, typer.Option("--control", help="Also train the same student, as long, without the teacher.")]
 
+Cache = Annotated[
+    str | None,
+    typer.Option("--teacher-cache", help="Keep the teacher's answers in this folder, or auto: in the run folder."),
+]
+CacheDraws = Annotated[
+    int, typer.Option("--cache-augmentations", min=1, help="Recorded augmentations per frame, with --teacher-cache.")
+]
+TeacherPrecision = Annotated[
+    str, typer.Option("--teacher-precision", help="fp32, bf16, fp16 (GPU only); auto follows --precision.")
+]
+CompileTeacher = Annotated[bool, typer.Option("--compile-teacher", help="Run the teacher through torch.compile.")]
+
 
 def frames(data: Path, sweeps: int, *, augment: bool, val: bool = True) -> Any:
     """Training and (with ``val``) validation frames, with the data set's usual augmentation."""
@@ -41,7 +53,25 @@ def frames(data: Path, sweeps: int, *, augment: bool, val: bool = True) -> Any:
     return CompressData(train, scored, augmentation(train.kind, ()) if augment else None)
 
 
-def settings(training: Any, *, inherit: str, recipe: dict[str, Any], control: bool, base: str | None = None) -> Any:
+def cache(folder: str | None, augmentations: int) -> Any:
+    """``CacheSettings`` of ``--teacher-cache``, or ``None`` without it."""
+    from kd3d.compress.distill.cache import CacheSettings
+
+    if folder is None:
+        return None
+    return CacheSettings(None if folder == "auto" else Path(folder), augmentations)
+
+
+def running(precision: str, *, compiled: bool) -> Any:
+    """``TeacherSettings`` from the options."""
+    from kd3d.compress.distill.teacher import TeacherSettings
+
+    return TeacherSettings(precision=precision, compiled=compiled)  # type: ignore[arg-type]
+
+
+def settings(
+    training: Any, *, inherit: str, recipe: dict[str, Any], control: bool, base: str | None = None, **rest: Any
+) -> Any:
     """``DistillSettings`` from what the options said; of the recipe ``base`` they change what was given explicitly."""
     from dataclasses import replace
 
@@ -56,7 +86,7 @@ def settings(training: Any, *, inherit: str, recipe: dict[str, Any], control: bo
         from kd3d.compress.recipe_file import load_recipe
 
         made = replace(load_recipe(base), **{name: value for name, value in recipe.items() if _given(name)})
-    return DistillSettings(training, made, None if inherit == "none" else inherit, control)
+    return DistillSettings(training, made, None if inherit == "none" else inherit, control, **rest)
 
 
 def _given(name: str) -> bool:

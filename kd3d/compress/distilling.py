@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kd3d.compress.data import CompressData, score
+from kd3d.compress.distill.cache import CacheSettings, TeacherCache
+from kd3d.compress.distill.objective import DistillationObjective
+from kd3d.compress.distill.teacher import TeacherSettings
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
 from kd3d.compress.inherit.plan import InheritPlan
 from kd3d.compress.recipe import Recipe
+from kd3d.compress.recorded import CachedTeacher, draws_of
 from kd3d.compress.stages import Progress, StageUpdate, begin, once, silent
 from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model, load_model, save_model
 from kd3d.detectors.model import CenterPoint
+from kd3d.runs.atomic import read_json
 from kd3d.spec import DetectorSpec, to_json
+from kd3d.training.loader import Draws
 from kd3d.training.loop import train
 from kd3d.training.objective import DetectionObjective, Objective
 from kd3d.training.result import TrainUpdate
@@ -33,16 +39,25 @@ class DistillSettings:
         recipe: what the teacher teaches.
         inherit: rule by which teacher weights are taken over (``first``, ``l1``), or ``None`` for a fresh start.
         control: also train the same student, as long, without teacher: no distillation and no inheritance.
+        cache: keeps the teacher's answers, so that it runs once per frame and recorded augmentation; ``None`` runs it
+            at every step. The control then sees the same recorded augmentations.
+        running: how the teacher is run.
     """
 
     train: TrainSettings
     recipe: Recipe = field(default_factory=Recipe)
     inherit: str | None = "l1"
     control: bool = False
+    cache: CacheSettings | None = None
+    running: TeacherSettings = field(default_factory=TeacherSettings)
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the result, as JSON values; a resumed run must repeat them."""
-        return {**plain(self), "train": plain(self.train.identity())}
+        found = {**plain(replace(self, cache=None)), "train": plain(self.train.identity())}
+        del found["cache"], found["running"]
+        if self.running != TeacherSettings():  # else as runs from before the setting existed
+            found["running"] = plain(self.running)
+        return found if self.cache is None else {**found, "recorded_augmentations": self.cache.augmentations}
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class DistillResult:
         metrics: on the validation frames; empty without them.
         control: metrics of the control, ``None`` if it was not asked for.
         inheritance: summary of the inheritance plan, ``None`` without one.
+        cache: what the teacher cache cost and how often it answered, ``None`` without one.
     """
 
     student: Model
@@ -62,6 +78,7 @@ class DistillResult:
     metrics: dict[str, Any]
     control: dict[str, Any] | None
     inheritance: dict[str, Any] | None
+    cache: dict[str, Any] | None = None
 
 
 def distill(
@@ -98,9 +115,9 @@ def distill(
     module, made = untaught(teacher, student_spec, settings, device)
     if made is not None:
         inheritance = once(run / "inherit.json", made.to_json)
-    objective = settings.recipe.objective(teacher.module, student_spec)
-    fit = _Fit(data, settings.train, progress)
-    metrics = once(run / "distil" / "result.json", lambda: fit(module, run / "distil", objective, stage="distil"))
+    objective = settings.recipe.objective(teacher.module, student_spec, running=settings.running)
+    fit = _Fit(data, settings, progress)
+    metrics = once(run / "distil" / "result.json", lambda: fit.taught(module, run, objective, teacher))
     control = None
     if settings.control:
         fresh = _student(student_spec, settings.train.seed, device)
@@ -111,7 +128,10 @@ def distill(
         meta = {"parent": teacher.spec.name, "made_by": "distill", "metrics": metrics, "settings": plain(settings)}
         save_model(model, load_model(run / "distil" / "model").module, meta)
     once(run / "metrics.json", lambda: {"student": metrics, "control": control})
-    return DistillResult(load_model(model), model, metrics, control, inheritance)
+    kept = run / "teacher_cache.json"
+    return DistillResult(
+        load_model(model), model, metrics, control, inheritance, read_json(kept) if kept.exists() else None
+    )
 
 
 @dataclass(frozen=True)
@@ -119,22 +139,47 @@ class _Fit:
     """Train a network and score it; returns the metrics."""
 
     data: CompressData
-    settings: TrainSettings
+    settings: DistillSettings
     progress: Progress
 
-    def __call__(self, module: CenterPoint, run: Path, objective: Objective, *, stage: str) -> dict[str, Any]:
+    def taught(
+        self, module: CenterPoint, run: Path, objective: DistillationObjective, teacher: Model
+    ) -> dict[str, Any]:
+        """With the teacher, from its cache if there is to be one."""
+        settings = self.settings
+        if settings.cache is None:
+            return self(module, run / "distil", objective, stage="distil")
+        cached = CachedTeacher(teacher, objective, self.data, settings.train, settings.cache)
+        cache, filled = cached.fill(run, next(module.parameters()).device, self.progress)
+        metrics = self(module, run / "distil", objective, stage="distil", recordings=cache)
+        cached.report(run, cache, filled)
+        return metrics
+
+    def __call__(
+        self,
+        module: CenterPoint,
+        run: Path,
+        objective: Objective,
+        *,
+        stage: str,
+        recordings: TeacherCache | None = None,
+    ) -> dict[str, Any]:
+        cache = self.settings.cache
+        draws = None if cache is None else Draws(draws_of(self.data, cache), recordings)
+
         def report(update: TrainUpdate) -> None:
             self.progress(StageUpdate(stage, update.step, update.steps, update.eta_s))
 
         result = train(
             module,
             self.data.train,
-            settings=self.settings,
+            settings=self.settings.train,
             run=run,
             objective=objective,
             augmentation=self.data.augmentation,
             database=self.data.database,
             teacher_spec=getattr(objective, "teacher_input", None),
+            draws=draws,
             progress=report,
         )
         if self.data.val is None:

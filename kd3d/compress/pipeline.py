@@ -146,6 +146,8 @@ def compress(
         "control": taught.control,
         "budget": students.limits,
     }
+    if taught.cache is not None:
+        metrics["teacher_cache"] = taught.cache
     model = run / "student"
     if not model.exists():
         meta = {**taught.student.meta, "made_by": "compress", "pillar_stats": to_json(stats(chosen.spec))}

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from kd3d.compress.distill.coefs import BlendSettings
 from kd3d.compress.distill.features import TapKind, cross_scale
 from kd3d.compress.distill.label_kd import LabelKD
-from kd3d.compress.distill.masks import Confident, Everywhere, Foreground, GaussianPivotal, Mask, TopRank
+from kd3d.compress.distill.masks import Confident, Mask, TopRank
 from kd3d.compress.distill.objective import DistillationObjective
-from kd3d.compress.distill.registry import check_entry, made
+from kd3d.compress.distill.registry import check_entry, made, mask_named
 from kd3d.compress.distill.resample import same_cells
 from kd3d.compress.distill.signals import CenterRegression, PivotalLogits, Signal
+from kd3d.compress.distill.teacher import TeacherSettings
 from kd3d.detectors.model import CenterPoint
 from kd3d.errors import UsageError
 from kd3d.spec import DetectorSpec
 from kd3d.training.objective import DetectionWeights
-
-MaskName = Literal["gaussian", "confidence", "rank", "foreground", "everywhere"]
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -32,8 +30,8 @@ class Recipe:
 
     logits: float = 7.0
     """Weight of pivotal-position logit distillation (released: 7 for larger cells, 10 to 15 for narrower networks)."""
-    mask: MaskName = "gaussian"
-    """Where logits are compared."""
+    mask: str = "gaussian"
+    """Where logits are compared: a name of ``kd3d.compress.distill.registry.MASKS``."""
     confidence: float = 0.1
     """Threshold of the ``confidence`` mask."""
     rank: int = 500
@@ -59,11 +57,7 @@ class Recipe:
         for name in ("logits", "boxes", "features"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"the {name} weight must be 0 or more, not {getattr(self, name):g}.")
-        if self.mask not in ("gaussian", "confidence", "rank", "foreground", "everywhere"):
-            raise UsageError(
-                f"there is no mask {self.mask!r}. Use gaussian, confidence, rank, foreground or everywhere."
-            )
-
+        mask_named(self.mask)
         for entry in self.more or ():
             check_entry(entry)
 
@@ -85,24 +79,31 @@ class Recipe:
         return tuple(found)
 
     def objective(
-        self, teacher: CenterPoint, student: DetectorSpec, *, weights: DetectionWeights | None = None
+        self,
+        teacher: CenterPoint,
+        student: DetectorSpec,
+        *,
+        weights: DetectionWeights | None = None,
+        running: TeacherSettings | None = None,
     ) -> DistillationObjective:
-        """The objective that trains ``student`` with ``teacher``."""
+        """The objective that trains ``student`` with ``teacher``, which is run as ``running`` says."""
         label_kd = None
         if self.label_threshold is not None:
             label_kd = LabelKD(self.label_threshold, dict(self.label_thresholds))
         signals = self.signals(student, teacher.spec)
         supervised = self.supervised is not False
         return DistillationObjective(
-            teacher, student, signals, label_kd=label_kd, weights=weights, blend=self.blend, supervised=supervised
+            teacher,
+            student,
+            signals,
+            label_kd=label_kd,
+            weights=weights,
+            running=running,
+            blend=self.blend,
+            supervised=supervised,
         )
 
     def _mask(self) -> Mask:
-        masks: dict[str, Mask] = {
-            "gaussian": GaussianPivotal(),
-            "confidence": Confident(self.confidence),
-            "rank": TopRank(self.rank),
-            "foreground": Foreground(),
-            "everywhere": Everywhere(),
-        }
-        return masks[self.mask]
+        if self.mask == "confidence":
+            return Confident(self.confidence)
+        return TopRank(self.rank) if self.mask == "rank" else mask_named(self.mask)

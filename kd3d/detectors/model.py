@@ -84,7 +84,8 @@ class CenterPoint(nn.Module):
                 pillars: Tensor = self.encoder(batch.features, batch.counts)
             else:
                 pillars = self.encoder.forward_flat(batch.features, batch.flat_pillar, batch.cells.shape[0])
-        return pillars.to(torch.get_autocast_dtype(device)) if mixed else pillars
+        # Without autocast the rest may have been cast as a whole: a teacher at inference speed.
+        return pillars.to(torch.get_autocast_dtype(device) if mixed else next(self.backbone.parameters()).dtype)
 
     def _canvas(self, pillars: Tensor, cells: Tensor, batch_size: int) -> Tensor:
         grid = self.spec.grid

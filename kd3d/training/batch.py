@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -13,6 +14,21 @@ from kd3d.geometry.boxes import Boxes3D
 from kd3d.spec import DetectorSpec
 from kd3d.training.labels import map_labels
 from kd3d.training.targets import BatchTargets, assign_targets_batch
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11; never evaluated
+
+
+class Recorded(Protocol):
+    """What a teacher said about a batch, recorded earlier."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on ``device``."""
+        ...
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory."""
+        ...
 
 
 @dataclass
@@ -25,6 +41,7 @@ class TrainBatch:
         teacher: the teacher's input, made from the same augmented frames; ``None`` without a teacher.
         boxes: ground truth per frame, labels in the student's classes.
         targets: the student's targets from ``boxes`` (made in the worker), or ``None``.
+        recorded: the teacher's answers to these very frames, which make ``teacher`` needless; ``None`` without.
     """
 
     tokens: tuple[str, ...]
@@ -32,6 +49,7 @@ class TrainBatch:
     teacher: PillarBatch | None
     boxes: list[Boxes3D]
     targets: tuple[BatchTargets, ...] | None = None
+    recorded: Recorded | None = None
 
     def to(self, device: torch.device | str) -> TrainBatch:
         """The same batch with its tensors on ``device``."""
@@ -40,6 +58,7 @@ class TrainBatch:
             student=self.student.to(device),
             teacher=None if self.teacher is None else self.teacher.to(device),
             targets=None if self.targets is None else tuple(target.to(device) for target in self.targets),
+            recorded=None if self.recorded is None else self.recorded.to(device),
         )
 
     def pin_memory(self) -> TrainBatch:
@@ -49,6 +68,7 @@ class TrainBatch:
             student=self.student.pin_memory(),
             teacher=None if self.teacher is None else self.teacher.pin_memory(),
             targets=None if self.targets is None else tuple(target.pin_memory() for target in self.targets),
+            recorded=None if self.recorded is None else self.recorded.pin_memory(),
         )
 
 

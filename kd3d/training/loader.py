@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -17,9 +17,32 @@ from kd3d.datasets.base import SampleDataset
 from kd3d.datasets.sample import Sample
 from kd3d.errors import BackendError, Kd3dError
 from kd3d.spec import DetectorSpec
-from kd3d.training.batch import TrainBatch, make_batch
+from kd3d.training.batch import Recorded, TrainBatch, make_batch
 
-_ORDER, _DRAW = 0, 1  # separate random streams: the order of frames, and what is drawn for each
+# Separate random streams: the order of frames, what is drawn for each, which of its recorded augmentations a frame has
+# in an epoch, and what each of those is.
+_ORDER, _DRAW, _CHOICE, _RECORDED = 0, 1, 2, 3
+
+
+class Recordings(Protocol):
+    """A teacher's answers to the recorded augmentations of all frames."""
+
+    def load(self, keys: Sequence[tuple[int, int]]) -> Recorded | None:
+        """Those of a batch of (frame, augmentation), or ``None`` if one of them is missing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Recorded augmentations: each frame has so many, and every epoch takes one of them at random.
+
+    Args:
+        count: per frame.
+        answers: of a teacher to them, or ``None``.
+    """
+
+    count: int
+    answers: Recordings | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +56,7 @@ class FrameSource:
         augmentation: or ``None`` for none.
         database: objects to paste, or ``None``.
         seed: of order and augmentation.
+        draws: recorded augmentations; ``None`` draws a new one every time.
     """
 
     dataset: SampleDataset
@@ -41,14 +65,37 @@ class FrameSource:
     augmentation: Augmentation | None
     database: Any
     seed: int
+    draws: Draws | None = None
 
     def frame(self, epoch: int, index: int) -> Sample:
         """Frame ``index`` as augmented in ``epoch``."""
+        if self.draws is not None:
+            return self.recorded(index, self.choice(epoch, index))
+        return self._augmented(index, [self.seed, _DRAW, epoch, index])
+
+    def choice(self, epoch: int, index: int) -> int:
+        """Which recorded augmentation frame ``index`` has in ``epoch``."""
+        assert self.draws is not None
+        return int(np.random.default_rng([self.seed, _CHOICE, epoch, index]).integers(self.draws.count))
+
+    def recorded(self, index: int, draw: int) -> Sample:
+        """Recorded augmentation ``draw`` of frame ``index``: the same points and labels whenever it is asked for."""
+        return self._augmented(index, [self.seed, _RECORDED, index, draw])
+
+    def batch(self, keys: Sequence[tuple[int, int]]) -> TrainBatch:
+        """Frames of (epoch, index), collated, with what the teacher said about them if that was recorded."""
+        found = None
+        if self.draws is not None and self.draws.answers is not None:
+            found = self.draws.answers.load([(index, self.choice(epoch, index)) for epoch, index in keys])
+        needed = None if found is not None else self.teacher_spec
+        batch = make_batch([self.frame(*key) for key in keys], self.spec, needed)
+        return replace(batch, recorded=found)
+
+    def _augmented(self, index: int, seed: list[int]) -> Sample:
         sample = self.dataset[index]
         if self.augmentation is None:
             return sample
-        rng = np.random.default_rng([self.seed, _DRAW, epoch, index])
-        return augment(sample, rng, self.augmentation, self.database)
+        return augment(sample, np.random.default_rng(seed), self.augmentation, self.database)
 
 
 def order(frames: int, *, seed: int, start: int) -> Iterator[tuple[int, int]]:
@@ -62,6 +109,23 @@ def order(frames: int, *, seed: int, start: int) -> Iterator[tuple[int, int]]:
         for index in permutation[offset:]:
             yield epoch, int(index)
         epoch, offset = epoch + 1, 0
+
+
+def recorded_batches(
+    source: FrameSource, keys: Iterable[list[tuple[int, int]]], *, workers: int, pin: bool = False
+) -> Generator[TrainBatch, None, None]:
+    """Batches of recorded augmentations, for the teacher alone; close the generator as that of ``batches``.
+
+    Args:
+        source: of the frames.
+        keys: per batch the (frame, augmentation) in it; read as the batches are.
+        workers: as for ``batches``.
+        pin: as for ``batches``.
+
+    Raises:
+        Kd3dError: as ``batches``.
+    """
+    return _stream(_Recordable(source), keys, workers=workers, pin=pin)
 
 
 class _Batches(Sampler[list[tuple[int, int]]]):
@@ -84,15 +148,26 @@ class _Frames(Dataset[Any]):
         self._source = source
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> TrainBatch | Kd3dError:
-        source = self._source
         try:
-            return make_batch([source.frame(*key) for key in keys], source.spec, source.teacher_spec)
+            return self._batch(keys)
         except Kd3dError as error:  # raised in a worker it would arrive as text with a traceback in it
             error.__traceback__ = None
             return error
 
     def __getitem__(self, key: tuple[int, int]) -> TrainBatch | Kd3dError:
         return self.__getitems__([key])
+
+    def _batch(self, keys: list[tuple[int, int]]) -> TrainBatch:
+        return self._source.batch(keys)
+
+
+class _Recordable(_Frames):
+    """Batches by (frame, augmentation), as the teacher sees them; labels are the student's, which has no part in it."""
+
+    def _batch(self, keys: list[tuple[int, int]]) -> TrainBatch:
+        source = self._source
+        samples = [source.recorded(*key) for key in keys]
+        return make_batch(samples, source.spec, source.teacher_spec, targets=False)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -127,14 +202,21 @@ def batches(
         Kd3dError: whatever reading or augmenting a frame raised.
         BackendError: a worker process died.
     """
+    keys = _Batches(source, batch_size, start, count)
+    return _stream(_Frames(source), keys, workers=min(workers, count), pin=pin)
+
+
+def _stream(
+    frames: _Frames, keys: Iterable[list[tuple[int, int]]], *, workers: int, pin: bool
+) -> Generator[TrainBatch, None, None]:
     loader: DataLoader[Any] = DataLoader(
-        _Frames(source),
-        batch_sampler=_Batches(source, batch_size, start, count),
-        num_workers=min(workers, count),
+        frames,
+        batch_sampler=keys,  # type: ignore[arg-type]  # an iterable is all that is used of it
+        num_workers=workers,
         collate_fn=_as_it_is,
         worker_init_fn=_worker_start,
         pin_memory=pin,
-        prefetch_factor=2 if workers and count else None,
+        prefetch_factor=2 if workers else None,
     )
     stream = iter(loader)
     try:

@@ -15,7 +15,7 @@ from kd3d.errors import DataError
 from kd3d.spec import DetectorSpec
 from kd3d.training.interrupt import Interrupts
 from kd3d.training.labels import check_classes
-from kd3d.training.loader import FrameSource
+from kd3d.training.loader import Draws, FrameSource
 from kd3d.training.log import MetricsLog
 from kd3d.training.objective import DetectionObjective, Objective
 from kd3d.training.result import TrainResult, TrainUpdate
@@ -37,6 +37,7 @@ def train(
     validate: Validate | None = None,
     teacher_spec: DetectorSpec | None = None,
     stop_at: int | None = None,
+    draws: Draws | None = None,
     progress: Callable[[TrainUpdate], None] | None = None,
 ) -> TrainResult:
     """Train ``module`` in place, on the device it is on.
@@ -56,6 +57,8 @@ def train(
         teacher_spec: makes ``TrainBatch.teacher`` for the objective.
         stop_at: leave off after this many steps of the whole schedule, with a checkpoint from which a later call goes
             on. The result is then the moving average so far, and no ``model/`` is written.
+        draws: recorded augmentations, and a teacher's answers to them for ``TrainBatch.recorded``; ``None`` draws a new
+            augmentation every time.
         progress: called after every step.
 
     Raises:
@@ -72,7 +75,7 @@ def train(
     if not any(parameter.requires_grad for parameter in module.parameters()):
         module.requires_grad_(True)  # the averaged network of an earlier run comes frozen
     objective = objective or DetectionObjective(module.spec)
-    source = FrameSource(dataset, module.spec, teacher_spec, augmentation, database, settings.seed)
+    source = FrameSource(dataset, module.spec, teacher_spec, augmentation, database, settings.seed, draws)
     session = Session(module, source, objective=objective, settings=settings, run=run, stop_at=stop_at)
     with torch.random.fork_rng(devices=_cuda_devices(session.device)), Interrupts() as interrupts:
         session.resume()

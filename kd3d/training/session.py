@@ -187,5 +187,6 @@ def _identity(source: FrameSource, objective: Objective, settings: TrainSettings
         "augmentation": None if source.augmentation is None else to_json(source.augmentation),
         "paste": source.database is not None,
         "data": {"frames": len(source.dataset), "tokens": hashlib.sha256(tokens.encode()).hexdigest()[:16]},
+        **({} if source.draws is None else {"draws": source.draws.count}),
         "objective": describe() if describe is not None else type(objective).__name__,
     }

@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from kd3d.compress.distill.masks import FLOOR
+from kd3d.compress.distill.resample import same_cells
 from kd3d.detectors.model import BevTap, DetectorOutput
 from kd3d.errors import UsageError
 from kd3d.geometry.boxes import Boxes3D
@@ -17,7 +19,7 @@ from kd3d.spec import DetectorSpec
 from kd3d.training.labels import map_labels
 from kd3d.training.targets import BatchTargets, assign_targets_batch
 
-CLAMP = 1e-4  # probabilities are compared inside 1e-4 .. 1 - 1e-4, as in the released SparseKD
+CLAMP = FLOOR
 
 
 def common_classes(student: DetectorSpec, teacher: DetectorSpec) -> tuple[str, ...]:
@@ -33,6 +35,33 @@ def common_classes(student: DetectorSpec, teacher: DetectorSpec) -> tuple[str, .
             f"and {', '.join(student.head.classes)}."
         )
     return found
+
+
+def check_frame(student: DetectorSpec, teacher: DetectorSpec) -> None:
+    """Refuse models of different coordinate frames.
+
+    Raises:
+        UsageError: they are.
+    """
+    if student.grid.frame != teacher.grid.frame:
+        raise UsageError(f"the student is in the {student.grid.frame} frame, the teacher in {teacher.grid.frame}.")
+
+
+def check_cells(student: DetectorSpec, teacher: DetectorSpec, what: str) -> None:
+    """Refuse models whose output grids differ.
+
+    Args:
+        student, teacher: the models.
+        what: what cannot be done then, such as "proposals can be ranked".
+
+    Raises:
+        UsageError: they do.
+    """
+    if not same_cells(student.output_grid, teacher.output_grid):
+        raise UsageError(
+            f"{what} only between equal output grids; the student's cells are "
+            f"{student.output_grid.cell_m:g} m, the teacher's {teacher.output_grid.cell_m:g} m. Leave it out."
+        )
 
 
 @dataclass

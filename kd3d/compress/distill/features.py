@@ -10,6 +10,7 @@ from torch import nn
 
 from kd3d.compress.distill.context import SignalContext, find_tap
 from kd3d.compress.distill.masks import Mask, mask_of
+from kd3d.compress.distill.reads import Reads, WholeMaps
 from kd3d.compress.distill.resample import inside, pool_and_resample
 from kd3d.compress.distill.signals import SOFT_FLOOR, standardised
 from kd3d.errors import UsageError
@@ -87,7 +88,7 @@ def _octaves(a: TapPlace, b: TapPlace) -> float:
 
 
 @dataclass(frozen=True)
-class FeatureImitation:
+class FeatureImitation(WholeMaps):
     """Mean squared error of standardised feature maps at the foreground.
 
     ``w * sum_x M(x) |N(A F_s)(x) - N(R F_t)(x)|^2 / (2 C) / sum_x M(x)``: ``A`` a 1x1 convolution where the channels
@@ -114,6 +115,11 @@ class FeatureImitation:
         for side, spec, place in (("student", student, self.pair.student), ("teacher", teacher, self.pair.teacher)):
             if place not in (*level_places(spec), neck_place(spec)):
                 raise UsageError(f"the {side} has no map {place}. Make the pair with match_taps for these models.")
+
+    @property
+    def reads(self) -> Reads:
+        """See ``Signal``."""
+        return Reads(maps=(self.pair.teacher.name,))
 
     def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
         """See ``Signal``."""

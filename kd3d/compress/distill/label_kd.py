@@ -72,10 +72,28 @@ class LabelKD:
             teacher_spec: decodes ``teacher``.
             student_spec: its classes are the labels of the result.
         """
-        spec = teacher_spec
+        return self.joined(truth, self.found(teacher, teacher_spec), teacher_spec=teacher_spec, student_spec=student_spec)
+
+    def found(self, teacher: Sequence[TaskMaps], spec: DetectorSpec) -> list[Boxes3D]:
+        """The teacher's boxes per frame, with scores; labels in its own classes.
+
+        Args:
+            teacher: its maps per task, ``[B, C, H, W]``.
+            spec: decodes them.
+        """
         if not self.suppress:
             spec = replace(spec, decode=replace(spec.decode, nms="none"))
-        found = decode_batch(teacher, spec)
+        return decode_batch(teacher, spec)
+
+    def joined(
+        self,
+        truth: Sequence[Boxes3D],
+        found: Sequence[Boxes3D],
+        *,
+        teacher_spec: DetectorSpec,
+        student_spec: DetectorSpec,
+    ) -> list[Boxes3D]:
+        """Like ``labels``, from what ``found`` gave."""
         classes = student_spec.head.classes
         return [
             self.merge(frame, map_labels(boxes, teacher_spec.head.classes, classes), classes)

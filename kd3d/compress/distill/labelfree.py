@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from kd3d.compress.distill.context import SignalContext, regression_maps
+from kd3d.compress.distill.context import SignalContext, check_cells, regression_maps
+from kd3d.compress.distill.reads import HeadSignal, Reads
 from kd3d.compress.distill.resample import inside, pool_and_resample, same_cells
 from kd3d.compress.distill.signals import divergence
 from kd3d.errors import UsageError
@@ -26,19 +27,15 @@ LOWEST = 0.1  # peaks below this are no objects
 
 
 @dataclass(frozen=True)
-class LabelFree:
+class LabelFree(HeadSignal):
     """Base: joins any two models of one frame, needs no adapter and never looks at a label."""
 
     weight: float = 1.0
 
-    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
+    @property
+    def reads(self) -> Reads:
         """See ``Signal``."""
-        if student.grid.frame != teacher.grid.frame:
-            raise UsageError(f"the student is in the {student.grid.frame} frame, the teacher in {teacher.grid.frame}.")
-
-    def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
-        """See ``Signal``."""
-        return None
+        return Reads(heatmap="everywhere")
 
 
 @dataclass(frozen=True)
@@ -112,6 +109,15 @@ class SoftBoxes(LabelFree):
     threshold: float = 0.3
     name: str = "kd.soft-boxes"
 
+    @property
+    def reads(self) -> Reads:
+        """See ``Signal``."""
+        return Reads("cells", "cells")
+
+    def cells(self, context: SignalContext) -> Tensor:
+        """See ``Signal``: all that could be an object, so that none becomes a peak because its neighbour is missing."""
+        return context.teacher_heatmap.amax(1) >= 0.9 * LOWEST
+
     def __call__(self, context: SignalContext) -> Term:
         """See ``Signal``."""
         velocity = context.student_spec.head.velocity and context.teacher_spec.head.velocity
@@ -146,11 +152,7 @@ class ProposalRanking(LabelFree):
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
         """See ``Signal``."""
         super().check(student, teacher)
-        if not same_cells(student.output_grid, teacher.output_grid):
-            raise UsageError(
-                f"proposals can be ranked only between equal output grids; the student's cells are "
-                f"{student.output_grid.cell_m:g} m, the teacher's {teacher.output_grid.cell_m:g} m. Leave it out."
-            )
+        check_cells(student, teacher, "proposals can be ranked")
 
     def __call__(self, context: SignalContext) -> Term:
         """See ``Signal``."""

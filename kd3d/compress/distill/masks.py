@@ -11,11 +11,19 @@ from torch import Tensor
 from kd3d.errors import UsageError
 
 if TYPE_CHECKING:
+    from kd3d.compress.distill.reads import Extent
     from kd3d.compress.distill.context import SignalContext
 
 
+FLOOR = 1e-4  # probabilities are compared inside 1e-4 .. 1 - 1e-4, as in the released SparseKD
+
+
 class Mask(Protocol):
-    """Weights of the teacher's cells, without gradient."""
+    """Weights of the teacher's cells, without gradient.
+
+    A mask that is 0 in most cells, and does not change when the teacher's probabilities there are at their floor, says
+    so by ``sparse``; a cache then holds the others alone. One that never looks at the Gaussians says ``label_free``.
+    """
 
     def __call__(self, teacher: Tensor, gaussian: Tensor) -> Tensor:
         """``[B, C, H, W]`` teacher probabilities and ground-truth Gaussians ``-> [B, H, W]``, 0 or more."""
@@ -26,9 +34,26 @@ def mask_of(mask: Mask, context: SignalContext) -> Tensor:
     """The mask on the teacher's grid ``[B, H, W]``, without gradient. Labels are not touched if the mask has no use
     for them (``label_free``).
     """
+    return mask(*mask_inputs(mask, context)).detach()
+
+
+def mask_inputs(mask: Mask, context: SignalContext) -> tuple[Tensor, Tensor]:
+    """The teacher's probabilities and the Gaussians, which stay 0 for a mask that has no use for labels."""
     teacher = context.teacher_heatmap
-    gaussian = torch.zeros_like(teacher) if getattr(mask, "label_free", False) else context.gaussian
-    return mask(teacher, gaussian).detach()
+    return teacher, torch.zeros_like(teacher) if getattr(mask, "label_free", False) else context.gaussian
+
+
+def mask_extent(mask: Mask) -> Extent:
+    """Where the teacher must be known for a signal under ``mask``."""
+    return "cells" if getattr(mask, "sparse", False) else "everywhere"
+
+
+def mask_cells(mask: Mask, teacher: Tensor, gaussian: Tensor) -> Tensor:
+    """``[B, H, W]`` bool: the cells of a sparse mask, and of all sparse masks of a product."""
+    if isinstance(mask, Product):
+        parts = [mask_cells(part, teacher, gaussian) for part in mask.masks if getattr(part, "sparse", False)]
+        return torch.stack(parts).any(0)
+    return mask(teacher, gaussian) > 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +75,11 @@ class Confident:
     threshold: float = 0.1
     label_free: ClassVar[bool] = True
 
+    @property
+    def sparse(self) -> bool:
+        """See ``Mask``: not where the floor of the probabilities itself is above the threshold."""
+        return self.threshold >= FLOOR
+
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
             raise UsageError(f"the confidence threshold must be in 0..1, not {self.threshold:g}.")
@@ -66,6 +96,7 @@ class TopRank:
 
     count: int = 500
     label_free: ClassVar[bool] = True
+    sparse: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -84,6 +115,8 @@ class TopRank:
 class Foreground:
     """1 wherever a ground-truth Gaussian is above 0."""
 
+    sparse: ClassVar[bool] = True
+
     def __call__(self, teacher: Tensor, gaussian: Tensor) -> Tensor:
         """See ``Mask``."""
         return (gaussian.sum(1) > 0).to(teacher.dtype)
@@ -92,6 +125,8 @@ class Foreground:
 @dataclass(frozen=True)
 class GaussianPivotal:
     """The teacher's best probability times the highest Gaussian: the released variant of SparseKD."""
+
+    sparse: ClassVar[bool] = True
 
     def __call__(self, teacher: Tensor, gaussian: Tensor) -> Tensor:
         """See ``Mask``."""
@@ -115,6 +150,11 @@ class Product:
     """All of several masks at once."""
 
     masks: tuple[Mask, ...]
+
+    @property
+    def sparse(self) -> bool:
+        """See ``Mask``."""
+        return any(getattr(mask, "sparse", False) for mask in self.masks)
 
     def __call__(self, teacher: Tensor, gaussian: Tensor) -> Tensor:
         """See ``Mask``."""

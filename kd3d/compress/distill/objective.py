@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +13,10 @@ from kd3d.compress.distill.blending import GradientBlend
 from kd3d.compress.distill.coefs import BlendSettings
 from kd3d.compress.distill.context import SignalContext, common_classes
 from kd3d.compress.distill.label_kd import LabelKD
+from kd3d.compress.distill.reads import joined
+from kd3d.compress.distill.record import Layout, Record, RecordedBatch, records_of
 from kd3d.compress.distill.signals import Signal
-from kd3d.detectors.batch import PillarBatch
-from kd3d.detectors.fold import folded
+from kd3d.compress.distill.teacher import FrozenTeacher, TeacherSettings
 from kd3d.detectors.model import CenterPoint, DetectorOutput
 from kd3d.errors import UsageError
 from kd3d.geometry.boxes import Boxes3D
@@ -33,6 +34,14 @@ def same_input(student: DetectorSpec, teacher: DetectorSpec) -> bool:
     return student.points == teacher.points and student.grid == teacher.grid and (caps or dynamic)
 
 
+@dataclass
+class Answers:
+    """Frames that the teacher was asked about, and frames whose answer was recorded."""
+
+    asked: int = 0
+    recorded: int = 0
+
+
 class DistillationObjective:
     """A ``kd3d.training.objective.Objective``. The teacher is copied and frozen; the one given is never changed.
 
@@ -45,8 +54,7 @@ class DistillationObjective:
         signals: losses; names must be unique.
         label_kd: ``None`` trains on the ground truth alone.
         weights: of the detection losses.
-        teacher_norm: ``train`` normalises the teacher's maps with batch statistics, as the released SparseKD did; the
-            loss then depends on how the batch is split.
+        running: how the teacher is run.
         blend: joins the gradients of labels and teacher instead of the signals' weights; ``None`` adds them up.
         supervised: ``False`` leaves the detection losses out and never looks at a label.
 
@@ -62,7 +70,7 @@ class DistillationObjective:
         *,
         label_kd: LabelKD | None = None,
         weights: DetectionWeights | None = None,
-        teacher_norm: Literal["eval", "train"] = "eval",
+        running: TeacherSettings | None = None,
         blend: BlendSettings | None = None,
         supervised: bool = True,
     ) -> None:
@@ -78,8 +86,10 @@ class DistillationObjective:
         self.signals = tuple(signals)
         self.label_kd = label_kd
         self.weights = weights or DetectionWeights.of(student_spec)
-        self.teacher_norm = teacher_norm
-        self._teacher = _frozen(teacher, teacher_norm)
+        self.running = running or TeacherSettings()
+        self.reads = joined(signal.reads for signal in signals)
+        self.answers = Answers()
+        self._teacher = FrozenTeacher(teacher, self.running)
         self._modules = {
             signal.name: module
             for signal in signals
@@ -109,7 +119,7 @@ class DistillationObjective:
         """See ``Objective``."""
         output: DetectorOutput = module(batch.student)
         device = output.heads[0].hm.device
-        teacher = self._teach(batch.student if batch.teacher is None else batch.teacher, device)
+        teacher = self.answer(batch, device)
         terms: list[Term] = []
         if self.supervised:
             targets = self._targets(batch, teacher)
@@ -126,33 +136,52 @@ class DistillationObjective:
             "signals": [repr(signal) for signal in self.signals],
             "label_kd": repr(self.label_kd),
             "weights": repr(self.weights),
-            "teacher_norm": self.teacher_norm,
+            "teacher_norm": self.running.norm,
+            **({} if self.running.precision == "auto" else {"teacher_precision": self.running.precision}),
             **({} if self.blend is None else {"blend": self.blend.identity()}),
             **({} if self.supervised else {"supervised": False}),
         }
 
-    def _teach(self, batch: PillarBatch, device: torch.device) -> DetectorOutput:
-        self._teacher.to(device)
-        # Not inference_mode: its tensors cannot be saved for the student's backward pass, so all would be copied.
+    @property
+    def layout(self) -> Layout:
+        """What a record of the teacher must hold for these signals."""
+        return Layout(self.teacher_spec, self.reads)
+
+    def records(self, batch: TrainBatch, device: torch.device) -> list[Record]:
+        """The teacher's answers to a batch, as ``batch.recorded`` is made of; the student has no part in them."""
         with torch.no_grad():
-            output: DetectorOutput = self._teacher(batch)
-        return output
+            output = self._teach(batch, device)
+            context = SignalContext(output, output, self.student_spec, self.teacher_spec, batch.boxes)
+            cells = torch.zeros_like(context.teacher_heatmap[:, 0], dtype=torch.bool)
+            for signal in self.signals:
+                cells |= signal.cells(context)
+            empty = Boxes3D.empty()
+            boxes = [empty] * len(batch.boxes) if self.label_kd is None else self._found(output)
+            return records_of(output, cells, boxes, self.layout)
+
+    def answer(self, batch: TrainBatch, device: torch.device) -> DetectorOutput:
+        """What the teacher says about a batch, from its record if there is one."""
+        if isinstance(batch.recorded, RecordedBatch):
+            self.answers.recorded += len(batch.tokens)
+            return batch.recorded.output(self.layout)
+        self.answers.asked += len(batch.tokens)
+        return self._teach(batch, device)
+
+    def _teach(self, batch: TrainBatch, device: torch.device) -> DetectorOutput:
+        return self._teacher(batch.student if batch.teacher is None else batch.teacher, device)
+
+    def _found(self, teacher: DetectorOutput) -> list[Boxes3D]:
+        assert self.label_kd is not None
+        return self.label_kd.found(teacher.heads, self.teacher_spec)
 
     def _targets(self, batch: TrainBatch, teacher: DetectorOutput) -> Sequence[BatchTargets]:
         if self.label_kd is None:
             return batch.targets or assign_targets_batch(batch.boxes, self.student_spec)
-        labels: list[Boxes3D] = self.label_kd.labels(
-            batch.boxes, teacher.heads, teacher_spec=self.teacher_spec, student_spec=self.student_spec
+        recorded = batch.recorded
+        labels = self.label_kd.joined(
+            batch.boxes,
+            recorded.boxes if isinstance(recorded, RecordedBatch) else self._found(teacher),
+            teacher_spec=self.teacher_spec,
+            student_spec=self.student_spec,
         )
         return assign_targets_batch(labels, self.student_spec)
-
-
-def _frozen(teacher: CenterPoint, norm: Literal["eval", "train"]) -> CenterPoint:
-    if norm == "eval":
-        return folded(teacher).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-    frozen = copy.deepcopy(teacher).eval().requires_grad_(False)
-    frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for module in frozen.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train()
-    return frozen

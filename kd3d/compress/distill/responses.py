@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kd3d.compress.distill.context import SignalContext, regression_maps
-from kd3d.compress.distill.masks import GaussianPivotal, Mask
+from kd3d.compress.distill.context import SignalContext, check_cells, regression_maps
+from kd3d.compress.distill.masks import GaussianPivotal, Mask, mask_cells, mask_extent, mask_inputs
+from kd3d.compress.distill.reads import HeadSignal, Reads
 from kd3d.compress.distill.resample import inside, resample, same_cells
 from kd3d.compress.distill.signals import SOFT_FLOOR, divergence
-from kd3d.errors import UsageError
 from kd3d.spec import DetectorSpec
 from kd3d.training.objective import Term
 
@@ -19,7 +19,7 @@ _RELEASED = GaussianPivotal()
 
 
 @dataclass(frozen=True)
-class PillarResponses:
+class PillarResponses(HeadSignal):
     """``sum_p w_p (sum_c BCE(P_s, P_t) - H(P_t) + |R_s - R_t|_1) / sum_p w_p``, ``w_p = max_c P_t``.
 
     Our reading of the BEV response distillation of structured knowledge distillation (arXiv 2211.08398); its equations
@@ -30,14 +30,10 @@ class PillarResponses:
     weight: float = 1.0
     name: str = "kd.pillars"
 
-    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
+    @property
+    def reads(self) -> Reads:
         """See ``Signal``."""
-        if student.grid.frame != teacher.grid.frame:
-            raise UsageError(f"the student is in the {student.grid.frame} frame, the teacher in {teacher.grid.frame}.")
-
-    def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
-        """See ``Signal``."""
-        return None
+        return Reads("everywhere", "everywhere")
 
     def __call__(self, context: SignalContext) -> Term:
         """See ``Signal``."""
@@ -54,7 +50,7 @@ class PillarResponses:
 
 
 @dataclass(frozen=True)
-class PivotalBoxes:
+class PivotalBoxes(HeadSignal):
     """``sum_c sum_x M_c |r_s - r_t|_1 / sum M``: box codes under the masks of ``PivotalLogits``, one mask per class.
 
     SparseKD (arXiv 2205.15156) compares box codes at the objects' cells only (``CenterRegression``); this extends its
@@ -71,20 +67,22 @@ class PivotalBoxes:
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
         """See ``Signal``."""
-        if not same_cells(student.output_grid, teacher.output_grid):
-            raise UsageError(
-                f"box regression can be distilled only between equal output grids; the student's cells are "
-                f"{student.output_grid.cell_m:g} m, the teacher's {teacher.output_grid.cell_m:g} m. Leave it out."
-            )
+        check_cells(student, teacher, "box regression can be distilled")
 
-    def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
+    @property
+    def reads(self) -> Reads:
         """See ``Signal``."""
-        return None
+        return Reads(mask_extent(self.mask), mask_extent(self.mask))
+
+    def cells(self, context: SignalContext) -> Tensor:
+        """See ``Signal``."""
+        teacher, gaussian = (maps.split(1, 1) for maps in mask_inputs(self.mask, context))
+        kinds = [mask_cells(self.mask, *both) for both in zip(teacher, gaussian, strict=True)]
+        return torch.stack(kinds).any(0)
 
     def __call__(self, context: SignalContext) -> Term:
         """See ``Signal``."""
-        teacher = context.teacher_heatmap
-        gaussian = torch.zeros_like(teacher) if getattr(self.mask, "label_free", False) else context.gaussian
+        teacher, gaussian = mask_inputs(self.mask, context)
         total = context.student.heads[0].center.float().sum() * 0
         mass = torch.zeros((), device=total.device)
         for index, name in enumerate(context.classes):

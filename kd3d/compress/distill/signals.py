@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from kd3d.compress.distill.context import SignalContext, regression_maps
-from kd3d.compress.distill.masks import GaussianPivotal, Mask, mask_of
+from kd3d.compress.distill.context import SignalContext, check_cells, regression_maps
+from kd3d.compress.distill.masks import GaussianPivotal, Mask, mask_cells, mask_extent, mask_inputs, mask_of
+from kd3d.compress.distill.reads import HeadSignal, Reads, marked
 from kd3d.compress.distill.resample import inside, resample, same_cells
-from kd3d.errors import UsageError
 from kd3d.spec import DetectorSpec
 from kd3d.training.losses import gather_cells
 from kd3d.training.objective import Term
@@ -36,13 +36,25 @@ class Signal(Protocol):
         """A module that is trained along with the student and thrown away, if the signal needs one."""
         ...
 
+    @property
+    def reads(self) -> Reads:
+        """What it reads of the teacher's output."""
+        ...
+
+    def cells(self, context: SignalContext) -> Tensor:
+        """``[B, Ht, Wt]`` bool, on the teacher's output grid: where it reads what it reads at ``cells`` only.
+
+        Nothing of the student in ``context`` may be looked at: the cells are known before there is one.
+        """
+        ...
+
     def __call__(self, context: SignalContext) -> Term:
         """The loss of a batch."""
         ...
 
 
 @dataclass(frozen=True)
-class PivotalLogits:
+class PivotalLogits(HeadSignal):
     """Heatmap distillation at pivotal positions: SparseKD (arXiv 2205.15156).
 
     ``w * sum M sum_c (p_s - p_t)^2 / sum M`` over the teacher's cells: the student's probabilities are brought to the
@@ -57,14 +69,14 @@ class PivotalLogits:
     mask: Mask = _RELEASED
     name: str = "kd.logits"
 
-    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
+    @property
+    def reads(self) -> Reads:
         """See ``Signal``."""
-        if student.grid.frame != teacher.grid.frame:
-            raise UsageError(f"the student is in the {student.grid.frame} frame, the teacher in {teacher.grid.frame}.")
+        return Reads(heatmap=mask_extent(self.mask))
 
-    def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
+    def cells(self, context: SignalContext) -> Tensor:
         """See ``Signal``."""
-        return None
+        return mask_cells(self.mask, *mask_inputs(self.mask, context))
 
     def __call__(self, context: SignalContext) -> Term:
         """See ``Signal``."""
@@ -79,7 +91,7 @@ class PivotalLogits:
 
 
 @dataclass(frozen=True)
-class CenterRegression:
+class CenterRegression(HeadSignal):
     """L1 between both models' box codes at the ground truth's cells: SparseKD (arXiv 2205.15156).
 
     Codes are compared in head space (sub-cell offsets, z, log size, sin and cos of yaw, velocity where both have it),
@@ -91,15 +103,16 @@ class CenterRegression:
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
         """See ``Signal``."""
-        if not same_cells(student.output_grid, teacher.output_grid):
-            raise UsageError(
-                f"box regression can be distilled only between equal output grids; the student's cells are "
-                f"{student.output_grid.cell_m:g} m, the teacher's {teacher.output_grid.cell_m:g} m. Leave it out."
-            )
+        check_cells(student, teacher, "box regression can be distilled")
 
-    def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
+    @property
+    def reads(self) -> Reads:
         """See ``Signal``."""
-        return None
+        return Reads(codes="cells")
+
+    def cells(self, context: SignalContext) -> Tensor:
+        """See ``Signal``."""
+        return marked(torch.cat([target.cell for target in context.class_targets]), context)
 
     def __call__(self, context: SignalContext) -> Term:
         """See ``Signal``."""

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from kd3d.compress.distill.context import SignalContext, find_tap
+from kd3d.compress.distill.context import SignalContext, check_frame, find_tap
 from kd3d.compress.distill.features import level_places, neck_place
+from kd3d.compress.distill.reads import Reads, WholeMaps
 from kd3d.compress.distill.resample import pool_and_resample
 from kd3d.errors import UsageError
 from kd3d.geometry.grid import BevGrid
@@ -28,7 +29,7 @@ def tap_channels(spec: DetectorSpec, tap: str, side: str) -> int:
 
 
 @dataclass(frozen=True)
-class TapSignal:
+class TapSignal(WholeMaps):
     """Base of the signals that compare the map of one name in both models.
 
     Args:
@@ -53,8 +54,7 @@ class TapSignal:
         """See ``Signal``."""
         for side, spec in (("student", student), ("teacher", teacher)):
             tap_channels(spec, self.tap, side)
-        if student.grid.frame != teacher.grid.frame:
-            raise UsageError(f"the student is in the {student.grid.frame} frame, the teacher in {teacher.grid.frame}.")
+        check_frame(student, teacher)
 
     def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
         """See ``Signal``."""
@@ -62,6 +62,11 @@ class TapSignal:
         if not self.adapts or ours == theirs:
             return None
         return nn.Conv2d(ours, theirs, self.kernel, padding=self.kernel // 2)
+
+    @property
+    def reads(self) -> Reads:
+        """See ``Signal``."""
+        return Reads(maps=(self.tap,))
 
     def maps(self, context: SignalContext) -> tuple[Tensor, BevGrid, Tensor, BevGrid]:
         """The student's map (adapted), its grid, the teacher's map (no gradient), its grid; fp32."""

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kd3d.compress.distill.context import CLAMP, SignalContext, class_logits, regression_maps
+from kd3d.compress.distill.reads import HeadSignal, Reads
 from kd3d.compress.distill.points import nine_points, sample_points
 from kd3d.compress.distill.resample import inside, resample, same_cells
 from kd3d.compress.distill.taps import TapSignal
@@ -75,7 +76,7 @@ class PointRelations(NinePoints):
 
 
 @dataclass(frozen=True)
-class GaussianResponses:
+class GaussianResponses(HeadSignal):
     """``L_resp = sum M (|max_c P_s - max_c P_t| + mean_d |R_s - R_t|) / sum M`` under small Gaussians of all classes.
 
     Box codes count only between equal output grids.
@@ -94,12 +95,16 @@ class GaussianResponses:
         """See ``Signal``."""
         if not self.teacher_temperature > 0:
             raise UsageError(f"teacher_temperature must be above 0, not {self.teacher_temperature:g}.")
-        if student.grid.frame != teacher.grid.frame:
-            raise UsageError(f"the student is in the {student.grid.frame} frame, the teacher in {teacher.grid.frame}.")
+        super().check(student, teacher)
 
-    def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
+    @property
+    def reads(self) -> Reads:
         """See ``Signal``."""
-        return None
+        return Reads("cells", "cells")
+
+    def cells(self, context: SignalContext) -> Tensor:
+        """See ``Signal``."""
+        return small_gaussians(context).to(context.teacher_heatmap.device) > 0
 
     def __call__(self, context: SignalContext) -> Term:
         """See ``Signal``."""

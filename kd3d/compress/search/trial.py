@@ -70,7 +70,9 @@ class TrialRunner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)  # adapters of features begin alike in every process
             module, _ = untaught(self.teacher, candidate.spec, self.distill, self.device)
-            objective = self.distill.recipe.objective(self.teacher.module.to(self.device), candidate.spec)
+            objective = self.distill.recipe.objective(
+                self.teacher.module.to(self.device), candidate.spec, running=self.distill.running
+            )
         result = train(
             module,
             self.data.train,
@@ -89,7 +91,10 @@ class TrialRunner:
 
 
 def brief(settings: DistillSettings, steps: int, first: int) -> DistillSettings:
-    """The settings of a short training: ``steps`` in all, without control, and never behind by more than ``first``."""
+    """The settings of a short training of ``steps`` in all, whose checkpoint is never behind by more than ``first``.
+
+    Without control, and without teacher cache: its frames are fewer, and a short training sees each but a few times.
+    """
     every = min(settings.train.checkpoint_every, first)
     short = replace(settings.train, steps=steps, epochs=None, eval_every=0, checkpoint_every=every)
-    return replace(settings, train=short, control=False)
+    return replace(settings, train=short, control=False, cache=None)

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 
 from kd3d.compress import distilling
 from kd3d.compress import pipeline as verbs
+from kd3d.compress.distill.cache import CacheSettings
 from kd3d.compress.data import CompressData, predictor
 from kd3d.compress.pipeline import CompressSettings, DistillSettings, Recipe, compress, distill
 from kd3d.compress.search import trial
@@ -22,6 +24,7 @@ from kd3d.geometry.boxes import Boxes3D
 from kd3d.training.settings import TrainSettings
 
 SPEC = preset("world-centerpoint-pillar-tiny")
+NARROW = replace(SPEC, backbone=replace(SPEC.backbone, channels=(8, 16), up_channels=(8, 8)))
 SPACE = Space(encoder=(1.0,), backbone=(0.5, 1.0), neck=(0.5, 1.0), head=(0.5,), cell=(1.0, 2.0))
 
 
@@ -189,3 +192,35 @@ def test_recipes_refuse_nonsense(values, text):
 def test_settings_refuse_nonsense():
     with pytest.raises(UsageError, match="short_steps must be at least 1, not 0"):
         CompressSettings(DistillSettings(TRAIN), short_steps=0)
+
+
+def test_a_distillation_with_a_teacher_cache_asks_the_teacher_once_and_says_what_it_cost(teacher, tmp_path, monkeypatch):
+    data = CompressData(Frames(), Frames(2), Augmentation(flip_y=True, rotation_rad=0.3))
+    monkeypatch.setattr(distilling, "score", fake_score)
+    settings = DistillSettings(replace(TRAIN, steps=9), control=True, cache=CacheSettings(None, 2))
+    news = []
+    result = distill(teacher, NARROW, data, settings=settings, run=tmp_path, progress=news.append)
+    assert result.cache["hit_rate"] == 1
+    assert result.cache["records"] == result.cache["made"] == 12
+    assert result.cache["bytes"] == sum(path.stat().st_size for path in tmp_path.glob("teacher-cache/*.kdt"))
+    notes = [update.note for update in news if update.stage == "teacher cache" and update.note]
+    assert re.fullmatch(r"12 answers, 12 of them new, \d+ s, \d+\.\d MB", notes[0])
+    again = distill(teacher, NARROW, data, settings=settings, run=tmp_path)
+    assert again.cache == result.cache  # read, not made again
+    with pytest.raises(UsageError, match="recorded_augmentations"):
+        distill(teacher, NARROW, data, settings=replace(settings, cache=None), run=tmp_path)
+    other = Model(SPEC, build(SPEC).eval(), {})
+    shared = replace(settings, cache=CacheSettings(tmp_path / "teacher-cache", 2), control=False)
+    with pytest.raises(UsageError, match=r"answers of another teacher.*teacher\.weights"):
+        distill(other, NARROW, data, settings=shared, run=tmp_path / "b")
+    with pytest.raises(UsageError, match=r"other frames or signals.*seed=0 then, 1 now"):
+        seeded = replace(shared, train=replace(shared.train, seed=1))
+        distill(teacher, NARROW, data, settings=seeded, run=tmp_path / "c")
+
+
+def test_a_cache_that_costs_more_answers_than_it_gives_is_warned_about(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(distilling, "score", fake_score)
+    data = CompressData(Frames(), Frames(2), Augmentation(flip_y=True))
+    settings = DistillSettings(TRAIN, cache=CacheSettings(None, 4))
+    with pytest.warns(UserWarning, match="asked 24 times for a cache that a training on 6 frames uses"):
+        distill(teacher, NARROW, data, settings=settings, run=tmp_path)

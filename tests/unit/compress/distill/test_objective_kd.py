@@ -7,6 +7,7 @@ import torch
 from kd3d.compress.distill.features import cross_scale
 from kd3d.compress.distill.label_kd import LabelKD
 from kd3d.compress.distill.objective import DistillationObjective, same_input
+from kd3d.compress.distill.teacher import TeacherSettings
 from kd3d.compress.distill.signals import CenterRegression, PivotalLogits
 from kd3d.datasets.sample import Sample
 from kd3d.detectors.build import build
@@ -109,7 +110,7 @@ def test_a_student_that_equals_the_teacher_has_no_distillation_loss():
 def test_batch_statistics_are_an_option_that_works_on_a_copy():
     master = teacher().eval()
     kept = master.encoder.layers[0].norm.running_mean.clone()
-    objective = DistillationObjective(master, NARROW, [PivotalLogits()], teacher_norm="train")
+    objective = DistillationObjective(master, NARROW, [PivotalLogits()], running=TeacherSettings(norm="train"))
     objective(build(NARROW), batch())
     assert torch.equal(master.encoder.layers[0].norm.running_mean, kept)
     plain = DistillationObjective(master, NARROW, [PivotalLogits()])
