@@ -48,6 +48,10 @@ class EngineError(BackendError):
     """An engine was built for another device, or by another TensorRT, than those that are here."""
 
 
+class CudaError(Kd3dError):
+    """A CUDA call failed on a device that had been working."""
+
+
 class PrecisionError(Kd3dError):
     """An engine runs in another precision than was asked for."""
 

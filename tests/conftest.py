@@ -1,15 +1,17 @@
 """One torch thread per test process (barriers of two processes on two cores stall), and data: real, and tiny."""
 
+import ctypes
 import importlib.util
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED = Path(os.environ.get("KD3D_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-TINY_NUSCENES = Path(__file__).resolve().parent / "support" / "tiny_nuscenes.py"
+SUPPORT = Path(__file__).resolve().parent / "support"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,13 +30,52 @@ def shared_data() -> Path:
     return data
 
 
-@pytest.fixture(scope="session")
-def tiny():
-    """The module that writes a tiny nuScenes database."""
-    spec = importlib.util.spec_from_file_location("tiny_nuscenes", TINY_NUSCENES)
+def load_support(name):
+    spec = importlib.util.spec_from_file_location(name, SUPPORT / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def fake_tensorrt():
+    """The module that makes fakes of TensorRT's bindings, which run an engine's ONNX in host memory."""
+    return load_support("fake_tensorrt")
+
+
+@pytest.fixture(scope="session")
+def host_device():
+    """The module with a device in host memory."""
+    return load_support("host_device")
+
+
+@pytest.fixture(scope="session")
+def fake_cuda_file(tmp_path_factory) -> Path:
+    """CUDA's runtime and driver in host memory, as a shared library compiled now."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler here to build the fake CUDA library with")
+    path = tmp_path_factory.mktemp("cuda") / "libfakecuda.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", path, SUPPORT / "fake_cuda.c"], check=True)
+    return path
+
+
+@pytest.fixture
+def fake_cuda(fake_cuda_file, monkeypatch):
+    """The fake library, found where CUDA's would be; its state is as new."""
+    library = ctypes.CDLL(str(fake_cuda_file))
+    library.fake_calls.restype, library.fake_used.restype = ctypes.c_char_p, ctypes.c_size_t
+    library.fake_limit.argtypes = [ctypes.c_size_t]
+    library.fake_reset()
+    monkeypatch.setenv("KD3D_LIBCUDA", str(fake_cuda_file))
+    monkeypatch.setenv("KD3D_LIBCUDART", str(fake_cuda_file))
+    return library
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The module that writes a tiny nuScenes database."""
+    return load_support("tiny_nuscenes")
 
 
 @pytest.fixture(scope="session")

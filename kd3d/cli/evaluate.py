@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from kd3d.cli.console import TerminalProgress, emit
-from kd3d.cli.models import find_model, load_model
-from kd3d.cli.options import Data, Device, Json, Split
+from kd3d.cli.console import TerminalProgress, emit, note
+from kd3d.cli.options import CudaBackend, CudaGraph, Data, Device, Json, Provider, Split
+from kd3d.cli.pipelines import Running, open_pipeline, truncation_text
 from kd3d.errors import UsageError
 
 
 def evaluate(
     data: Data,
     model: Annotated[
-        str | None, typer.Option("--model", help="Model folder, run folder, .onnx file, or export folder.")
+        str | None, typer.Option("--model", help="Model, run, export or engine folder, or an .onnx or .engine.")
     ] = None,
     results: Annotated[
         Path | None, typer.Option("--results", help="Score this official results file instead of a model.")
@@ -27,17 +27,19 @@ def evaluate(
     ] = None,
     split: Split = "val",
     device: Device = "auto",
+    provider: Provider = "auto",
+    cuda_backend: CudaBackend = "auto",
+    cuda_graph: CudaGraph = False,
     json_line: Json = False,
 ) -> None:
     """Official metrics: nuScenes mAP and NDS by the devkit, or KITTI AP (R40)."""
     if (model is None) == (results is None):
         raise UsageError("give either --model or --results.")
+    how = Running(device, provider, cuda_backend=cuda_backend, cuda_graph=cuda_graph)
     with tempfile.TemporaryDirectory(prefix="kd3d-eval-") as scratch:
         folder = out or Path(scratch)
         metrics = (
-            _score_file(results, data, split, folder)
-            if results
-            else _score_model(str(model), data, split, folder, device)
+            _score_file(results, data, split, folder) if results else _score_model(str(model), data, split, folder, how)
         )
     _print(metrics)
     emit({**metrics.to_json(), **({"out": str(out)} if out else {})}, as_json=json_line)
@@ -52,27 +54,21 @@ def _score_file(results: Path, data: Path, split: str, folder: Path) -> Any:
     return evaluate_results(results, data, None, _split(split), folder)
 
 
-def _score_model(model: str, data: Path, split: str, folder: Path, device: str) -> Any:
+def _score_model(model: str, data: Path, split: str, folder: Path, how: Running) -> Any:
+    from kd3d.datasets.frames import to_frame
     from kd3d.datasets.open import open_dataset
     from kd3d.evaluation.evaluate import evaluate as evaluate_predictions
 
-    predict, spec = predictor(model, device)
+    pipeline = open_pipeline(model, how)
+    spec = pipeline.spec
     dataset = open_dataset(data, split=_split(split), sweeps=spec.points.sweeps)
     with TerminalProgress().phase("evaluate") as step:
-        return evaluate_predictions(predict, dataset, classes=spec.head.classes, out_dir=folder, progress=step)
-
-
-def predictor(model: str, device: str) -> tuple[Any, Any]:
-    """A function from a sample to boxes, and the detector's specification."""
-    from kd3d.cli.pipelines import onnx_pipeline, torch_pipeline
-    from kd3d.datasets.frames import to_frame
-
-    found = find_model(model)
-    if found.kind in ("onnx", "export"):
-        pipeline = onnx_pipeline(found, provider=device, threads=0)
-    else:
-        pipeline = torch_pipeline(load_model(model), device=device)
-    return lambda sample: pipeline(to_frame(sample)), pipeline.spec
+        metrics = evaluate_predictions(
+            lambda sample: pipeline(to_frame(sample)), dataset, classes=spec.head.classes, out_dir=folder, progress=step
+        )
+    if warning := truncation_text(pipeline):
+        note(warning)
+    return metrics
 
 
 def _split(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -37,10 +37,11 @@ def onnx(
     json_line: Json = False,
 ) -> None:
     """Export to ONNX, after every gate: checker, portable operators, and boxes equal to torch's."""
+    from kd3d.cli.points import chosen_frames
     from kd3d.export.onnx import export_onnx
 
     loaded = load_model(model, presets=True)
-    recorded = _parity_frames(frames, parity_frames, loaded.spec, columns)
+    recorded = chosen_frames(frames, parity_frames, spec=loaded.spec, columns=columns)
     result = export_onnx(
         loaded, out, frames=recorded, opset=opset, pillars=pillars, precision=precision, targets=for_trt or ()
     )
@@ -54,14 +55,3 @@ def onnx(
         if gate.state == "skipped":
             say(f"gate {gate.name} was skipped: {gate.reason}")
     emit(result.to_json(), as_json=json_line)
-
-
-def _parity_frames(path: Path | None, count: int, spec: Any, columns: str | None) -> list[Any]:
-    """Recorded frames for the parity gate; it always uses generated ones as well."""
-    if path is None:
-        return []
-    from kd3d.cli.data_frames import spread
-    from kd3d.cli.points import frames_at
-
-    found = frames_at(path, spec, columns=columns)
-    return [found[index] for index in spread(len(found), count)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kd3d.cli.console import emit, say
-from kd3d.cli.options import Json, Out
+from kd3d.cli.options import CudaBackend, Json, Out
 
 
 def trt(
@@ -35,16 +35,29 @@ def trt(
         str, typer.Option("--hardware-compatibility", help="none, ampere+ or same-capability.")
     ] = "none",
     tf32: Annotated[bool, typer.Option("--tf32", help="Let fp32 layers compute in TensorFloat-32.")] = False,
+    frames: Annotated[
+        Path | None,
+        typer.Option("--frames", help="Of the engine gate: portable frames, a .bin, or a folder of them."),
+    ] = None,
+    columns: Annotated[str | None, typer.Option("--columns", help="Columns, where --frames is a .bin.")] = None,
+    parity_frames: Annotated[int, typer.Option("--parity-frames", min=1, help="Frames compared.")] = 8,
+    cuda_backend: CudaBackend = "auto",
     print_trtexec: Annotated[
         str | None, typer.Option("--print-trtexec", help="Only print the trtexec command for this TensorRT version.")
     ] = None,
     json_line: Json = False,
 ) -> None:
-    """Build a TensorRT engine from an ONNX export, on the device that will run it; its precision is read back."""
+    """Build a TensorRT engine from an ONNX export, on the device that will run it.
+
+    Its precision is read back, and its boxes are compared with those of the ONNX.
+    """
+    from kd3d.cli.pipelines import device_backend
+    from kd3d.cli.points import chosen_frames
     from kd3d.errors import UsageError
-    from kd3d.export.trt import ENGINE_FILE, export_trt, read_source
+    from kd3d.export.trt import export_trt, read_source
     from kd3d.export.trt_build import BuildSettings
     from kd3d.export.trtexec import trtexec_command
+    from kd3d.runtime.engine_file import ENGINE_FILE
 
     if capability and not rtx:
         raise UsageError("--capability needs --rtx: TensorRT itself builds on the target device only.")
@@ -70,8 +83,19 @@ def trt(
         say(line)
         emit({"trtexec": line}, as_json=json_line)
         return
-    made = export_trt(source, out, settings, runtime="tensorrt_rtx" if rtx else "tensorrt", timing_cache=timing_cache)
+    made = export_trt(
+        source,
+        out,
+        settings,
+        runtime="tensorrt_rtx" if rtx else "tensorrt",
+        timing_cache=timing_cache,
+        frames=chosen_frames(frames, parity_frames, spec=source.spec, columns=columns),
+        backend=device_backend(cuda_backend, 0),
+    )
     say(f"{made.artifact}: {made.precision} by {made.record['typing']} typing, TensorRT {made.record['version']}")
+    for gate in made.record["gates"]:
+        if gate["state"] == "skipped":
+            say(f"gate {gate['name']} was skipped: {gate['reason']}")
     emit(made.to_json(), as_json=json_line)
 
 

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from kd3d.cli.console import emit, say
-from kd3d.cli.models import find_model, load_model
-from kd3d.cli.options import Device, Json
+from kd3d.cli.console import emit, note, say
+from kd3d.cli.options import CudaBackend, CudaGraph, Device, Json, Provider
 from kd3d.errors import DataError
 
 
 def infer(
-    model: Annotated[str, typer.Option("--model", help="Model folder, run folder, .onnx file, or export folder.")],
+    model: Annotated[str, typer.Option("--model", help="Model, run, export or engine folder, or an .onnx or .engine.")],
     points: Annotated[Path, typer.Option("--points", help=".bin, .npy or .npz of one frame.")],
     columns: Annotated[
         str | None, typer.Option("--columns", help="Columns of a .bin, such as x,y,z,intensity,ring.")
@@ -25,12 +24,17 @@ def infer(
         float | None, typer.Option("--score", min=0, max=1, help="Show only boxes above this score.")
     ] = None,
     device: Device = "auto",
+    provider: Provider = "auto",
+    cuda_backend: CudaBackend = "auto",
+    cuda_graph: CudaGraph = False,
     json_line: Json = False,
 ) -> None:
     """Boxes of one frame, LiDAR frame: centre, length, width, height, yaw, velocity."""
+    from kd3d.cli.pipelines import Running, open_pipeline, truncation, truncation_text
     from kd3d.cli.points import frame_from_file
 
-    pipeline = _pipeline(model, device)
+    how = Running(device, provider, cuda_backend=cuda_backend, cuda_graph=cuda_graph)
+    pipeline = open_pipeline(model, how)
     frame, spec = frame_from_file(points, pipeline.spec, columns=columns)
     _refuse_unseen(frame.points, spec, points)
     pipeline.spec = spec
@@ -43,7 +47,9 @@ def infer(
         place, size = f"x {x:7.2f}  y {y:7.2f}  z {z:6.2f}", f"{length:5.2f} x {width:4.2f} x {height:4.2f} m"
         say(f"{row['score']:.3f}  {row['class']:<20}  {place}  {size}  yaw {row['yaw_rad']:5.2f}")
     say(f"{len(boxes)} box(es) in {points}")
-    emit({"boxes": boxes, "points": len(frame.points)}, as_json=json_line)
+    if warning := truncation_text(pipeline):
+        note(warning)
+    emit({"boxes": boxes, "points": len(frame.points), **truncation(pipeline)}, as_json=json_line)
 
 
 def _refuse_unseen(points: Any, spec: Any, path: Path) -> None:
@@ -74,15 +80,6 @@ def as_rows(boxes: Any, classes: tuple[str, ...], threshold: float) -> list[dict
         if score >= threshold
     ]
     return sorted(rows, key=lambda row: -float(row["score"]))
-
-
-def _pipeline(model: str, device: str) -> Any:
-    from kd3d.cli.pipelines import onnx_pipeline, torch_pipeline
-
-    found = find_model(model)
-    if found.kind in ("onnx", "export"):
-        return onnx_pipeline(found, provider=device, threads=0)
-    return torch_pipeline(load_model(model), device=device)
 
 
 def _write_raw(maps: Any, path: Path) -> None:

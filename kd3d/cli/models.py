@@ -11,9 +11,11 @@ from kd3d.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     from kd3d.detectors.checkpoint import Model
 
-Kind = Literal["model", "preset", "onnx", "export"]
+Kind = Literal["model", "preset", "onnx", "export", "engine"]
+ARTEFACTS = ("onnx", "export", "engine")
 SHIPPED = "world-teacher"
 INSIDE_RUN = ("student", "model")
+ENGINE_SUFFIXES = (".engine", ".plan")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Found:
     """A model argument, recognised without loading it.
 
     Args:
-        kind: kd3d model folder, preset name, ``.onnx`` file, or export folder.
+        kind: kd3d model folder, preset name, ``.onnx`` file, export folder, or engine (its file or its folder).
         name: the argument as given.
         path: where it is; ``None`` for a preset.
     """
@@ -32,7 +34,7 @@ class Found:
 
 
 def find_model(text: str) -> Found:
-    """Recognise a model argument: model folder, run folder, export folder, ``.onnx`` file, preset name.
+    """Recognise a model argument: model, run, export or engine folder, ``.onnx`` or ``.engine`` file, preset name.
 
     Also ``world-teacher``, the trained teacher that comes with kd3d.
 
@@ -44,6 +46,8 @@ def find_model(text: str) -> Found:
     if path.is_file():
         if path.suffix == ".onnx":
             return Found("onnx", text, path)
+        if path.suffix in ENGINE_SUFFIXES:
+            return Found("engine", text, path)
         return Found("model", text, path)  # loading says what is wrong with the file
     if path.is_dir():
         return _in_folder(text, path)
@@ -51,7 +55,8 @@ def find_model(text: str) -> Found:
 
     if text not in PRESETS and ("/" in text or path.suffix):  # "-v0.4" looks like a suffix
         raise UsageError(
-            f"{text}: there is no such model. Give a model folder, a run folder, an .onnx file, or a preset name."
+            f"{text}: there is no such model. Give a model folder, a run folder, an .onnx or .engine file, or a preset "
+            f"name."
         )
     if text == SHIPPED:
         from kd3d.detectors.assets import SHIPPED_TEACHER
@@ -74,7 +79,7 @@ def load_model(text: str, *, presets: bool = False) -> Model:
     found = find_model(text)
     if found.kind == "preset":
         return _random(found.name, allowed=presets)
-    if found.kind in ("onnx", "export"):
+    if found.kind in ARTEFACTS:
         raise UsageError(f"{text}: an exported artefact; here the kd3d model folder it was made from is needed.")
     from kd3d.detectors import checkpoint
 
@@ -99,6 +104,8 @@ def _random(name: str, *, allowed: bool) -> Model:
 
 
 def _in_folder(text: str, path: Path) -> Found:
+    if (path / "engine.json").exists():
+        return Found("engine", text, path)
     if (path / "pipeline.json").exists():
         return Found("export", text, path)
     if (path / "spec.json").exists() or (path / "weights.safetensors").exists():

@@ -16,6 +16,16 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything ran
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read data; 0 reads in this one.")]
 Split = Annotated[str, typer.Option("--split", help="train or val.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N; auto takes a CUDA device if there is one.")]
+Provider = Annotated[
+    str, typer.Option("--provider", help="ONNX Runtime's: cpu, cuda or tensorrt; auto follows --device.")
+]
+CudaBackend = Annotated[
+    str,
+    typer.Option("--cuda-backend", help="For engines: auto, cuda-bindings, ctypes, pycuda or torch handles memory."),
+]
+CudaGraph = Annotated[
+    bool, typer.Option("--cuda-graph", help="Launch an engine as a CUDA graph; pillars are padded to a few sizes.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads for the network; 0 is every core.")]
 Teacher = Annotated[str, typer.Option("--teacher", help="Model folder or run folder of the teacher.")]
 BudgetFlops = Annotated[

@@ -71,6 +71,16 @@ def frames_at(path: Path, spec: DetectorSpec, *, columns: str | None = None) -> 
     return folder
 
 
+def chosen_frames(path: Path | None, count: int, *, spec: DetectorSpec, columns: str | None) -> list[Any]:
+    """``count`` frames spread over ``path`` for a gate; none without a path, as gates use generated ones as well."""
+    if path is None:
+        return []
+    from kd3d.cli.data_frames import spread
+
+    found = frames_at(path, spec, columns=columns)
+    return [found[index] for index in spread(len(found), count)]
+
+
 def _columns(path: Path, spec: DetectorSpec) -> tuple[str, ...]:
     from kd3d.runtime.points import KITTI_COLUMNS, NUSCENES_COLUMNS
 

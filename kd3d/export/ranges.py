@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kd3d.errors import GraphError
 from kd3d.optional import require
+from kd3d.runtime.tensors import TensorInfo, onnx_tensor
 
 Arrays = Mapping[str, NDArray[Any]]
 _PEAK = ".peak"
@@ -51,12 +52,17 @@ class GraphRunner:
         """``metadata_props`` of the model."""
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
-    def input_shape(self, name: str) -> tuple[int | None, ...] | None:
-        """Shape of an input, ``None`` for a free dimension; ``None`` if there is no such input."""
-        shapes = {item.name: item.shape for item in self._session.get_inputs()}
-        if name not in shapes:
-            return None
-        return tuple(side if isinstance(side, int) and side > 0 else None for side in shapes[name])
+    device = "cpu"
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Inputs of the graph."""
+        return tuple(onnx_tensor(item) for item in self._session.get_inputs())
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """Outputs of the graph."""
+        return tuple(onnx_tensor(item) for item in self._session.get_outputs())
 
     def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Outputs by name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +14,22 @@ from kd3d import __version__
 from kd3d.errors import BackendError, DataError, OutputError
 from kd3d.export.manifest import EXPORT_FILE, ONNX_FILE, PIPELINE_FILE, SPEC_FILE, pipeline_json
 from kd3d.export.onnx_file import metadata
-from kd3d.export.trt_build import BuildSettings, Built, build, make_logger
+from kd3d.export.trt_build import BuildSettings, Built, build
+from kd3d.export.trt_gate import engine_gate
 from kd3d.export.trt_inspect import check_precision, layers
 from kd3d.optional import require
 from kd3d.runs.atomic import atomic_folder, output_errors, read_json, write_bytes, write_json
-from kd3d.runs.environment import graphics_cards, machine
+from kd3d.runs.environment import board_name, graphics_cards, machine
+from kd3d.runtime.device.choose import open_backend
+from kd3d.runtime.device.protocol import DeviceBackend
+from kd3d.runtime.engine_file import ENGINE_FILE, RECORD_FILE
+from kd3d.runtime.frames import Frame
 from kd3d.runtime.heads import onnx_names
 from kd3d.runtime.pipeline import SPEC_KEY
+from kd3d.runtime.trt_logger import make_logger
 from kd3d.spec import DetectorSpec, from_json, to_json
 
-ENGINE_FILE, RECORD_FILE, LAYERS_FILE = "model.engine", "engine.json", "layers.json"
+LAYERS_FILE = "layers.json"
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,12 @@ def export_trt(
     *,
     runtime: Literal["tensorrt", "tensorrt_rtx"] = "tensorrt",
     timing_cache: Path | None = None,
+    frames: Sequence[Frame] = (),
+    backend: Callable[[], DeviceBackend] = open_backend,
 ) -> EngineResult:
     """Build an engine into the folder ``out``: ``model.engine``, ``engine.json``, ``layers.json``, spec and pipeline.
+
+    Before it is kept, gate ``engine`` compares its boxes with those of the ONNX on generated frames and on ``frames``.
 
     Args:
         source: what to build from.
@@ -95,18 +106,21 @@ def export_trt(
         settings: precision and limits; its ``graph`` is taken from ``source``.
         runtime: the Python module.
         timing_cache: folder of timing caches, one per version, device and driver; ``None`` keeps none.
+        frames: recorded frames for the gate.
+        backend: opens the device for the gate.
 
     Raises:
         BackendError: TensorRT is not installed.
         GraphError: TensorRT refuses the graph.
         PrecisionError: the engine's precision is not what was asked for; nothing is written.
+        GateError: the engine's boxes are not those of the ONNX; nothing is written.
         OutputError: ``out`` holds something else, or cannot be written.
     """
     out = Path(out)
     _check_out(out)
     trt: Any = require(runtime, extra="gpu" if runtime == "tensorrt" else "trt-rtx")
     settings = replace(settings, graph=source.precision)
-    device = _device(runtime, settings)
+    device = _device(runtime, settings, backend)
     cache_file = (
         None if timing_cache is None else Path(timing_cache) / _cache_name(runtime, str(trt.__version__), device)
     )
@@ -125,6 +139,9 @@ def export_trt(
             folder / PIPELINE_FILE, pipeline_json(source.spec, kind="engine", file=ENGINE_FILE, pillars=source.pillars)
         )
         write_json(folder / RECORD_FILE, record)
+        gate = engine_gate(source.onnx, folder, settings, frames=frames, backend=backend)
+        record["gates"] = [gate.to_json()]
+        write_json(folder / RECORD_FILE, record)
     return EngineResult(out / ENGINE_FILE, settings.precision, record)
 
 
@@ -136,7 +153,7 @@ def _read_back(trt: Any, built: Built, settings: BuildSettings) -> tuple[dict[st
 
 
 def _record(
-    source: Source, built: Built, settings: BuildSettings, *, version: str, device: dict[str, str], runtime: str
+    source: Source, built: Built, settings: BuildSettings, *, version: str, device: dict[str, Any], runtime: str
 ) -> dict[str, Any]:
     spec = source.spec
     return {
@@ -169,25 +186,36 @@ def _record(
     }
 
 
-def _device(runtime: str, settings: BuildSettings) -> dict[str, str]:
+def _device(runtime: str, settings: BuildSettings, backend: Callable[[], DeviceBackend]) -> dict[str, Any]:
     if settings.capabilities:
         return {"name": "+".join(settings.capabilities), "driver": "none"}
     cards = graphics_cards()
-    board = Path("/proc/device-tree/model")
     if cards:
         name, *_, driver = [part.strip() for part in cards[0].split(",")]
-        return {"name": name, "driver": driver}
-    if board.is_file():  # Jetson: the driver is part of the L4T release
+        return {"name": name, "driver": driver, **_capability(backend)}
+    if board := board_name():  # Jetson: the driver is part of the L4T release
         release = Path("/etc/nv_tegra_release")
         text = release.read_text().splitlines()[0] if release.is_file() else "unknown"
-        return {"name": board.read_text().strip("\x00\n "), "driver": text}
+        return {"name": board, "driver": text, **_capability(backend)}
     raise BackendError(
         f"{runtime} needs an NVIDIA GPU to build an engine, and none is visible here. Build on the target device"
         + (", or give --capability." if runtime == "tensorrt_rtx" else ".")
     )
 
 
-def _cache_name(runtime: str, version: str, device: dict[str, str]) -> str:
+def _capability(backend: Callable[[], DeviceBackend]) -> dict[str, Any]:
+    """What decides whether the engine runs on another device; absent where no CUDA binding can tell."""
+    try:
+        device = backend()
+    except BackendError:
+        return {}
+    try:
+        return {"compute_capability": list(device.info().compute_capability)}
+    finally:
+        device.close()
+
+
+def _cache_name(runtime: str, version: str, device: dict[str, Any]) -> str:
     text = f"{runtime}-{version}-{device['name']}-{device['driver']}"
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") + ".cache"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kd3d.errors import BackendError, GraphError, PrecisionError, UsageError
+from kd3d.runtime.trt_logger import make_logger, said
 
 Typing = Literal["auto", "strong", "flags"]
 HARDWARE = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY"}
@@ -151,7 +152,7 @@ def _build(trt: Any, onnx: Path, settings: BuildSettings, *, typing: str, cache:
     timing = _attach_cache(config, cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise GraphError(f"TensorRT {trt.__version__} cannot build {onnx.name}: {_said(logger)}")
+        raise GraphError(f"TensorRT {trt.__version__} cannot build {onnx.name}: {said(logger)}")
     after = bytes(config.get_timing_cache().serialize()) if timing else b""
     return Built(bytes(plan), typing, cache=after, messages=logger.warnings)
 
@@ -166,25 +167,7 @@ def parse(trt: Any, network: Any, onnx: Path, logger: Any) -> None:
     if parser.parse(onnx.read_bytes()):
         return
     found = [parser.get_error(index).desc() for index in range(min(parser.num_errors, 3))]
-    raise GraphError(f"TensorRT {trt.__version__} cannot parse {onnx.name}: {'; '.join(found) or _said(logger)}")
-
-
-def make_logger(trt: Any) -> Any:
-    """A logger that keeps errors and warnings instead of printing them."""
-
-    class Keeper(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-            self.warnings: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-            elif severity == trt.ILogger.WARNING:
-                self.warnings.append(message)
-
-    return Keeper()
+    raise GraphError(f"TensorRT {trt.__version__} cannot parse {onnx.name}: {'; '.join(found) or said(logger)}")
 
 
 def _network_flags(trt: Any, typing: str) -> int:
@@ -239,7 +222,3 @@ def _attach_cache(config: Any, cache: bytes) -> bool:
         return False
     timing = config.create_timing_cache(cache)
     return timing is not None and bool(config.set_timing_cache(timing, ignore_mismatch=False))
-
-
-def _said(logger: Any) -> str:
-    return "; ".join(logger.errors[-3:]) or "it gave no reason"

@@ -96,6 +96,12 @@ def graphics_cards() -> list[str]:
     return [line.strip() for line in (text or "").splitlines() if line.strip()]
 
 
+def board_name() -> str | None:
+    """Name of a Jetson board, which ``nvidia-smi`` does not tell; ``None`` elsewhere."""
+    name = _first_line(Path("/proc/device-tree/model"))
+    return name.strip("\x00\n ") if name else None
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -15,11 +15,14 @@ from kd3d.errors import DataError, SpecError
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.runs.atomic import read_json
 from kd3d.runtime.decode import candidates, suppress
+from kd3d.runtime.engine_file import is_engine, read_engine_file
 from kd3d.runtime.frames import Frame
 from kd3d.runtime.heads import heads_from_arrays
 from kd3d.runtime.pillars import hard_pillars, pad_pillars
 from kd3d.runtime.points import check_finite, crop_to_image, select_features
 from kd3d.runtime.runners import OrtRunner, Runner
+from kd3d.runtime.tensors import TensorInfo, find_tensor
+from kd3d.runtime.trt_runner import TrtRunner
 from kd3d.spec.codec import from_json
 from kd3d.spec.detector import DetectorSpec
 
@@ -46,8 +49,7 @@ class Pipeline:
         self.spec, self.runner = spec, runner
         self.dropped_points = self.dropped_pillars = 0
         self.total_dropped_points = self.total_dropped_pillars = 0
-        self._rows: int | None = None
-        self._rows_known = False
+        self._tensor: TensorInfo | None = None
 
     @property
     def name(self) -> str:
@@ -70,8 +72,9 @@ class Pipeline:
     def pre(self, frame: Frame) -> dict[str, NDArray[Any]]:
         """Network inputs of a frame: ``features [P, N, D]`` float32, ``counts [P]`` and ``cells [P]`` int64.
 
-        Encoders of mode ``dynamic`` get the same padded pillars; their exported graph masks the unused slots. There is
-        at least one row; rows without a pillar have count 0 and the cell ``ny * nx``.
+        Encoders of mode ``dynamic`` get the same padded pillars; their exported graph masks the unused slots. There are
+        as many rows as the runner asks for, at least one; rows without a pillar have count 0 and the cell ``ny * nx``.
+        What does not fit the runner's limit is dropped and counted.
 
         Raises:
             DataError: the cloud lacks a column, or holds NaN or infinite values.
@@ -80,13 +83,13 @@ class Pipeline:
         check_finite(points, frame.token)
         if self.spec.points.camera_view_only and frame.lidar2image is not None and frame.image_size_px is not None:
             points = crop_to_image(points, frame.lidar2image, frame.image_size_px)
-        rows, grid, encoder = self._pillar_rows(), self.spec.grid, self.spec.pillar_encoder
-        limit = encoder.max_pillars if rows is None else min(rows, encoder.max_pillars)
+        tensor, grid, encoder = self._pillar_tensor(), self.spec.grid, self.spec.pillar_encoder
+        limit = min(tensor.high[0] or encoder.max_pillars, encoder.max_pillars)
         pillars = hard_pillars(points, grid, max_points=encoder.max_points, max_pillars=limit)
         self.dropped_points, self.dropped_pillars = pillars.dropped_points, pillars.dropped_pillars
         self.total_dropped_points += pillars.dropped_points
         self.total_dropped_pillars += pillars.dropped_pillars
-        pillars = pad_pillars(pillars, rows or max(len(pillars.counts), 1), grid.ny * grid.nx)
+        pillars = pad_pillars(pillars, tensor.round_up(0, len(pillars.counts)), grid.ny * grid.nx)
         return {
             "features": pillars.features,
             "counts": pillars.counts.astype(np.int64),
@@ -105,26 +108,26 @@ class Pipeline:
         """Boxes that survive suppression."""
         return suppress(candidates, self.spec)
 
-    def _pillar_rows(self) -> int | None:
-        """The pillar count the graph is fixed to, if any."""
-        if not self._rows_known:
-            shape = self.runner.input_shape("features")
-            if shape is None:
-                raise DataError(
-                    f"{self.runner.name}: the network has no input 'features'. "
-                    f"Export the detector with: kd3d export onnx"
-                )
-            self._rows, self._rows_known = shape[0], True
-        return self._rows
+    def _pillar_tensor(self) -> TensorInfo:
+        """The input that says how many pillars the network takes."""
+        if self._tensor is None:
+            self._tensor = find_tensor(self.runner.inputs, "features")
+        if self._tensor is None:
+            raise DataError(
+                f"{self.runner.name}: the network has no input 'features'. Export the detector with: kd3d export onnx"
+            )
+        return self._tensor
 
 
 def load_pipeline(folder_or_onnx: Path, runner: Runner | None = None) -> Pipeline:
-    """The pipeline of an export folder, or of an ``.onnx`` file.
+    """The pipeline of an export folder, an ``.onnx`` file, an engine folder, or an engine with its record beside it.
 
     Args:
         folder_or_onnx: a folder with ``pipeline.json`` and the files it names; or an ``.onnx`` that carries its
-            specification in its metadata (``kd3d.spec``) or has a ``spec.json`` beside it.
-        runner: of the network; ONNX Runtime on the CPU unless given. It is entered where its metadata are needed.
+            specification in its metadata (``kd3d.spec``) or has a ``spec.json`` beside it; or an engine that has
+            ``engine.json`` and ``spec.json`` beside it.
+        runner: of the network; ONNX Runtime on the CPU, or TensorRT for an engine, unless given. It is entered where
+            its metadata are needed.
 
     Raises:
         DataError: files are missing or damaged, or the ``.onnx`` comes from elsewhere and has no specification.
@@ -136,8 +139,11 @@ def load_pipeline(folder_or_onnx: Path, runner: Runner | None = None) -> Pipelin
         return _load_folder(path, runner)
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder.")
-    runner = runner or OrtRunner(path)
     beside = path.parent / "spec.json"
+    if is_engine(path):
+        runner = runner or TrtRunner(read_engine_file(path))
+        return Pipeline(_spec_from_file(beside), runner)
+    runner = runner or OrtRunner(path)
     text = runner.__enter__().metadata.get(SPEC_KEY)
     if text is not None:
         return Pipeline(_spec_from_text(text, path), runner)
@@ -165,12 +171,12 @@ def _load_folder(folder: Path, runner: Runner | None) -> Pipeline:
     if len(networks) != 1:
         raise DataError(f"{index}: must have exactly one step with a file, but has {len(networks)}. Export again.")
     spec = _spec_from_file(folder / str(value.get("spec", "spec.json")))
-    if runner is None and networks[0].get("kind") != "onnx":
-        raise DataError(
-            f"{index}: its network is of kind {networks[0].get('kind')!r}, which ONNX Runtime cannot run. "
-            f"Use the export folder of the .onnx."
-        )
-    return Pipeline(spec, runner or OrtRunner(folder / str(networks[0]["file"])))
+    kind, file = networks[0].get("kind"), folder / str(networks[0]["file"])
+    if kind not in ("onnx", "engine"):
+        raise DataError(f"{index}: its network is of kind {kind!r}, which this version of kd3d cannot run.")
+    if runner is None:
+        runner = OrtRunner(file) if kind == "onnx" else TrtRunner(read_engine_file(folder))
+    return Pipeline(spec, runner)
 
 
 def _spec_from_file(path: Path) -> DetectorSpec:

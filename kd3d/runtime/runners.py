@@ -12,9 +12,15 @@ from numpy.typing import NDArray
 
 from kd3d.errors import BackendError, DataError, GraphError, UsageError
 from kd3d.optional import require
+from kd3d.runtime.tensors import TensorInfo, onnx_tensor
 
 Arrays = Mapping[str, NDArray[Any]]
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+Provider = Literal["cpu", "cuda", "tensorrt"]
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider",),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),  # the second runs what the first leaves over
+}
 
 
 class Runner(Protocol):
@@ -28,8 +34,17 @@ class Runner(Protocol):
     def metadata(self) -> Mapping[str, str]:
         """What the file says about itself; empty where the format has no place for it. Needs an entered runner."""
 
-    def input_shape(self, name: str) -> tuple[int | None, ...] | None:
-        """Shape of an input, ``None`` for a free dimension; ``None`` if there is no such input."""
+    @property
+    def device(self) -> str:
+        """What it runs on, such as ``cpu`` or a GPU's name. Needs an entered runner."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Names, types and shapes, and between which limits a free side may lie. Needs an entered runner."""
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """As ``inputs``."""
 
     def __enter__(self) -> Runner:
         """Load the network; again on a loaded one does nothing."""
@@ -48,19 +63,30 @@ class OrtRunner:
 
     Args:
         path: of an ``.onnx`` file.
-        provider: ``cpu`` or ``cuda``; there is no silent fall-back from the latter to the former.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``; there is no silent fall-back from one to another.
         threads: within an operator; ``None`` leaves the choice to ONNX Runtime.
+        index: of the CUDA device.
+        half: lets the TensorRT provider compute in float16 where the graph does: up to TensorRT 10 it needs the word.
 
     Raises:
         UsageError: another provider, or threads below 1.
     """
 
-    def __init__(self, path: Path, *, provider: Literal["cpu", "cuda"] = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        provider: Provider = "cpu",
+        threads: int | None = None,
+        index: int = 0,
+        half: bool = False,
+    ) -> None:
         if provider not in _PROVIDERS:
-            raise UsageError(f"the provider must be {' or '.join(_PROVIDERS)}, not {provider!r}.")
+            raise UsageError(f"the provider must be {', '.join(_PROVIDERS)}, not {provider!r}.")
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}.")
         self.path, self.provider, self.threads = Path(path), provider, threads
+        self.index, self.half = index, half
         self._session: Any = None
 
     @property
@@ -90,12 +116,20 @@ class OrtRunner:
         """``metadata_props`` of the file."""
         return dict(self._loaded().get_modelmeta().custom_metadata_map)
 
-    def input_shape(self, name: str) -> tuple[int | None, ...] | None:
-        """Shape of an input, ``None`` for a free dimension; ``None`` if there is no such input."""
-        for found in self._loaded().get_inputs():
-            if found.name == name:
-                return tuple(side if isinstance(side, int) and side > 0 else None for side in found.shape)
-        return None
+    @property
+    def device(self) -> str:
+        """``cpu``, or ``cuda:N``."""
+        return "cpu" if self.provider == "cpu" else f"cuda:{self.index}"
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Inputs of the graph; a free side has no upper limit."""
+        return tuple(onnx_tensor(item) for item in self._loaded().get_inputs())
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """Outputs of the graph."""
+        return tuple(onnx_tensor(item) for item in self._loaded().get_outputs())
 
     def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Run the graph.
@@ -129,12 +163,13 @@ class OrtRunner:
         For timing: it lacks the copies that ``infer`` makes. Returns when the result is ready.
         """
         session, ort = self._loaded(), require("onnxruntime", extra="onnx")
+        kind = "cpu" if self.provider == "cpu" else "cuda"
         binding = session.io_binding()
         for item in session.get_inputs():
-            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feeds[item.name]), self.provider, 0)
+            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feeds[item.name]), kind, self.index)
             binding.bind_ortvalue_input(item.name, value)
         for item in session.get_outputs():
-            binding.bind_output(item.name, self.provider)
+            binding.bind_output(item.name, kind, self.index)
 
         def run() -> None:
             session.run_with_iobinding(binding)
@@ -150,10 +185,10 @@ class OrtRunner:
     def _open(self) -> Any:
         ort: Any = require("onnxruntime", extra="onnx")
         wanted = _PROVIDERS[self.provider]
-        if wanted not in ort.get_available_providers():
+        if wanted[0] not in ort.get_available_providers():
             have = ", ".join(ort.get_available_providers())
             raise BackendError(
-                f"ONNX Runtime has no {wanted} here; it has {have}. "
+                f"ONNX Runtime has no {wanted[0]} here; it has {have}. "
                 f"Use --device cpu, or install the GPU build: pip install 'kd3d[gpu]'"
             )
         if not self.path.is_file():
@@ -164,18 +199,27 @@ class OrtRunner:
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         try:
-            session = ort.InferenceSession(str(self.path), options, providers=[wanted])
+            session = ort.InferenceSession(
+                str(self.path), options, providers=[(name, self._settings(name)) for name in wanted]
+            )
         except Exception as error:
             if not _from_onnxruntime(error):
                 raise
             raise GraphError(f"{self.path}: ONNX Runtime refuses this file: {_first_line(error)}") from error
-        if wanted not in session.get_providers():
+        taken = session.get_providers()
+        if wanted[0] not in taken:
             raise BackendError(
-                f"ONNX Runtime could not start {wanted} for {self.path.name}; "
-                f"it runs on {', '.join(session.get_providers())}. "
-                f"Check the CUDA and cuDNN libraries, or use --device cpu."
+                f"ONNX Runtime could not start {wanted[0]} for {self.path.name}; it would run on {', '.join(taken)} "
+                f"instead. Check the CUDA, cuDNN and TensorRT libraries, or use --device cpu."
             )
         return session
+
+    def _settings(self, provider: str) -> dict[str, Any]:
+        if provider == "CPUExecutionProvider":
+            return {}
+        if provider == "TensorrtExecutionProvider":
+            return {"device_id": self.index, "trt_fp16_enable": self.half}
+        return {"device_id": self.index}
 
 
 def runtime_version() -> str:

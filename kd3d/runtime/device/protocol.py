@@ -54,7 +54,11 @@ class HostBuffer:
 
 
 class DeviceBackend(Protocol):
-    """One device through one binding. Every failed call raises ``BackendError`` with CUDA's own name for it."""
+    """One device through one binding.
+
+    Every method raises ``CudaError`` with CUDA's own words where a call fails, ``DeviceMemoryError`` where memory is
+    short, and ``BackendError`` where the driver is of no use.
+    """
 
     @property
     def name(self) -> str:

@@ -153,7 +153,8 @@ def test_an_export_folder_is_loaded(tmp_path):
         ({"format": 9}, "not a pipeline in format 1"),
         ({"state": [{}]}, "keeps state between frames"),
         ({"steps": []}, "exactly one step with a file, but has 0"),
-        ({"steps": [{"kind": "engine", "file": "model.engine"}]}, "kind 'engine', which ONNX Runtime cannot run"),
+        ({"steps": [{"kind": "tflite", "file": "m.tflite"}]}, "kind 'tflite', which this version of kd3d cannot run"),
+        ({"steps": [{"kind": "engine", "file": "model.engine"}]}, "no engine.json beside it"),
         ({"spec": "none.json"}, "none.json: no such file"),
     ],
 )
@@ -237,7 +238,7 @@ def test_a_missing_provider_is_named_with_those_there_are(tmp_path):
 
 
 def test_settings_that_make_no_sense_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="must be cpu or cuda, not 'tpu'"):
+    with pytest.raises(UsageError, match="must be cpu, cuda, tensorrt, not 'tpu'"):
         OrtRunner(tmp_path / "m.onnx", provider="tpu")
     with pytest.raises(UsageError, match="threads must be at least 1"):
         OrtRunner(tmp_path / "m.onnx", threads=0)
