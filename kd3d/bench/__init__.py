@@ -2,6 +2,7 @@
 
 from kd3d.bench.protocol import STAGES, Pipeline
 from kd3d.bench.report import BenchReport
-from kd3d.bench.run import bench
+from kd3d.bench.run import bench, full_bench
+from kd3d.bench.settings import BenchSettings
 
-__all__ = ["STAGES", "BenchReport", "Pipeline", "bench"]
+__all__ = ["STAGES", "BenchReport", "BenchSettings", "Pipeline", "bench", "full_bench"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kd3d.cli import latency
-from kd3d.cli.console import TerminalProgress, emit, note, say
+from kd3d.cli import benching, latency
+from kd3d.cli.console import TerminalProgress, emit
 from kd3d.cli.models import Found, find_model, load_model
-from kd3d.cli.options import Device, Json, Threads
+from kd3d.cli.options import Device, Json, Split, Threads
 from kd3d.errors import UsageError
 
 
@@ -23,9 +24,21 @@ def bench(
         typer.Option("--frames", help="Portable frames (kd3d data frames), a .bin, or a folder of them."),
     ] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Time on random points; the report says so.")] = False,
-    iterations: Annotated[int, typer.Option("--iterations", min=1, help="Timed frames per model.")] = 200,
-    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Untimed frames per model.")] = 10,
-    percentiles: Annotated[str, typer.Option("--percentiles", help="Comma-separated.")] = "50,90,95,99",
+    iterations: benching.Iterations = 200,
+    duration: benching.Duration = 0.0,
+    warmup: benching.Warmup = 10,
+    warmup_ms: benching.WarmupMs = 1000.0,
+    percentiles: benching.Percentiles = "50,90,95,99",
+    streams: benching.Streams = 2,
+    rate: benching.Rate = None,
+    deadline_ms: benching.Deadline = None,
+    points_sweep: benching.Sweep = None,
+    include_transfers: benching.Transfers = True,
+    power: benching.Power = True,
+    baseline: benching.Baseline = None,
+    data: benching.Labelled = None,
+    split: Split = "val",
+    save_boxes: benching.SaveBoxes = None,
     columns: Annotated[str | None, typer.Option("--columns", help="Columns, where --frames is a .bin.")] = None,
     device: Device = "cpu",
     threads: Threads = 0,
@@ -41,7 +54,7 @@ def bench(
     ] = None,
     json_line: Json = False,
 ) -> None:
-    """Latency and throughput over real frames, end to end and by stage; several models take turns on them.
+    """Latency, throughput, deadlines, power and accuracy over real frames; several models take turns on them.
 
     With --make-table: the latency of every building block of a search space, so that students can be searched for this
     device on another machine.
@@ -53,32 +66,56 @@ def bench(
         return
     if not models:
         raise UsageError("name at least one model to time, or --make-table BLOCKS.zip.")
-    from kd3d.bench import bench as measure
-    from kd3d.report.table import bench_table, show
-
     if (frames is None) != synthetic:
         raise UsageError("give either --frames (recorded) or --synthetic (random points).")
+    from kd3d.bench import BenchSettings
+
+    settings = BenchSettings(
+        warmup,
+        warmup_ms,
+        iterations,
+        duration,
+        percentiles=benching.numbers(percentiles, "--percentiles"),
+        in_flight=streams,
+        rate_hz=rate,
+        deadline_ms=deadline_ms,
+        points_sweep=benching.counts(points_sweep, "--points-sweep"),
+        include_transfers=include_transfers,
+    )
+    benching.check_request(data=data, save_boxes=save_boxes, models=models)
     pipelines, described = _open(models, device, threads)
     held, source = _frames(frames, next(iter(pipelines.values())).spec, columns)
-    if synthetic:
-        note("SYNTHETIC FRAMES: random points, not sensor data. These latencies do not predict those on real frames.")
-    with TerminalProgress().phase("bench") as step:
-        report = measure(
-            pipelines,
-            held,
-            models=described,
-            source=source,
-            warmup=warmup,
-            iterations=iterations,
-            percentiles=_percentiles(percentiles),
-            progress=step,
-        )
+    stored = benching.open_baseline(baseline, described, held)
+    report = _measure(pipelines, held, settings, described=described, source=source, power=power)
+    if stored is not None:
+        from kd3d.bench.baseline import judge
+
+        report = report.with_baseline(judge(stored, report.record))
+    if data is not None:
+        report = benching.with_accuracy(report, pipelines, data=data, split=split, save_boxes=save_boxes)
     if out is not None:
         report.write(out)
-    show(bench_table(report.to_json()))
-    for warning in report.record["warnings"]:
-        say(f"warning: {warning}")
+    benching.show_report(report.record, synthetic=synthetic)
+    benching.refuse_slower(report)
     emit(report.to_json(), as_json=json_line)
+
+
+def _measure(
+    pipelines: dict[str, Any], held: Any, settings: Any, *, described: dict[str, Any], source: Any, power: bool
+) -> Any:
+    from kd3d.bench import full_bench
+
+    terminal = TerminalProgress()
+    with ExitStack() as stack:
+        return full_bench(
+            pipelines,
+            held,
+            settings=settings,
+            models=described,
+            source=source,
+            power=benching.power_source(power, str(next(iter(described.values()))["device"])),
+            progress=lambda label: stack.enter_context(terminal.phase(label)),
+        )
 
 
 def _open(models: list[str], device: str, threads: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -103,6 +140,7 @@ def _onnx(found: Found, device: str, threads: int) -> tuple[Any, dict[str, Any]]
         "device": device,
         "threads": threads or None,
         "size_mb": file_size_mb(found.path),
+        **benching.artefact(found.path),
     }
 
 
@@ -131,10 +169,3 @@ def _frames(path: Path | None, spec: Any, columns: str | None) -> tuple[Any, dic
     from kd3d.cli.points import frames_at
 
     return frames_at(path, spec, columns=columns), {"source": str(path), "synthetic": False}
-
-
-def _percentiles(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--percentiles must be numbers such as 50,90,99, not {text!r}.") from error

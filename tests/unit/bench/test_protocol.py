@@ -1,4 +1,4 @@
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +87,41 @@ def test_throughput_counts_the_time_between_stages_too():
     assert found.fps == pytest.approx(1000 / 6), "two more looks: before and after the block"
 
 
+def test_a_duration_goes_on_past_the_iterations_and_a_warm_up_past_its_frames():
+    clock, log = Clock(), []
+    (found,) = measure(
+        {"a": Model(clock, "a", log, network=7)},
+        frames(1),
+        warmup=1,
+        iterations=5,
+        warmup_ns=45_000_000,
+        duration_ns=200_000_000,
+        clock_ns=clock,
+    )
+    assert len(log) - len(found.frames) == 5, "frames of 10 ms: five to pass 45 ms"
+    assert len(found.frames) == 25, "5, then whole blocks of 10 until 200 ms have passed"
+    assert found.wall_ns >= 200_000_000
+
+
+def test_other_stages_inputs_and_device_times_are_recorded_under_their_names():
+    class Camera:
+        stages = ("resize", "network")
+        dropped_points, dropped_pillars = 4, 1
+
+        def resize(self, frame):
+            return {"counts": np.array([3, 0, 1])}
+
+        def network(self, feeds):
+            self.device_ms = {"network": 0.25}
+            return [1]
+
+    (found,) = measure({"a": Camera()}, frames(1), warmup=0, iterations=2, clock_ns=Clock())
+    assert found.stages == ("resize", "network")
+    assert found.device_ms("network") == [0.25, 0.25]
+    assert found.device_ms("resize") == []
+    assert {(one.pillars, one.dropped_points, one.dropped_pillars) for one in found.frames} == {(2, 4, 1)}
+
+
 def test_progress_counts_blocks():
     seen = []
     measure(
@@ -132,7 +167,7 @@ def test_the_record_has_the_stable_keys_and_the_speedup():
     assert found["comparison"] == [
         {"baseline": "slow", "model": "fast", "ratio": 4.0, "paired": 4.0, "paired_ci95": [4.0, 4.0]}
     ]
-    assert found["warnings"] == []
+    assert [text for text in found["warnings"] if "CPU governor" not in text] == []
     assert found["env"]["machine"]["cores"] >= 1
 
 
@@ -147,6 +182,21 @@ def test_few_frames_and_drift_are_warned_about():
     warnings = report({"a": Slowing(clock)}, iterations=100).record["warnings"]
     assert any("drifted by +" in text for text in warnings)
     assert any("100 timed frames are few for a p99" in text for text in warnings)
+
+
+def test_device_times_dropped_pillars_and_their_warning_are_in_the_record():
+    clock = Clock()
+
+    class Full(Model):
+        dropped_points, dropped_pillars = 7, 2
+        device_ms = MappingProxyType({"network": 0.5})
+
+    record = report({"a": Full(clock)}, iterations=200).record
+    (model,) = record["models"]
+    assert model["stages"]["network"]["gpu_ms"]["p50"] == 0.5
+    assert "gpu_ms" not in model["stages"]["pre"]
+    assert model["dropped"] == {"dropped_points": 1400, "dropped_pillars": 400}
+    assert any("400 pillars found no room in 200 frames" in text for text in record["warnings"])
 
 
 def test_synthetic_frames_put_a_banner_first():
@@ -171,5 +221,6 @@ def test_raw_samples_and_record_are_written(tmp_path):
         "e2e_ms",
         "points",
         "boxes",
+        "start_ms",
     }
     assert json.loads((tmp_path / "new/bench/bench.json").read_text())["frames_file"] == "frames.jsonl"
