@@ -1,0 +1,180 @@
+"""Head maps to boxes on the device: the rules of ``kd3d.runtime.decode``, and their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd3d.errors import DataError
+from kd3d.geometry.boxes import Boxes3D
+from kd3d.runtime.cuda.gpu import THREADS, DeviceArray, Gpu
+from kd3d.runtime.decode import sigmoid
+from kd3d.runtime.heads import HEAD_NAMES, head_names
+from kd3d.spec.detector import DetectorSpec
+
+MAX_TOP_K = 4096  # the keys are sorted in shared memory
+_NMS = {"none": 0, "rotate": 1, "circle": 2}
+
+PLAN = np.dtype(
+    [
+        ("ny", "i4"), ("nx", "i4"), ("peak", "i4"), ("best_class", "i4"), ("top_k", "i4"), ("pre", "i4"),
+        ("post", "i4"), ("nms", "i4"), ("capacity", "i4"), ("lowest", "f4"), ("cell", "f4"), ("x_min", "f4"),
+        ("y_min", "f4"), ("limit", "f4", 6),
+    ],
+    align=True,
+)  # fmt: skip
+TASK = np.dtype(
+    [*((name, "u8") for name in HEAD_NAMES), ("classes", "i4"), ("first_label", "i4"), ("threshold", "f8")], align=True
+)
+
+
+class DeviceDecoder:
+    """Boxes of head maps that lie on the device.
+
+    Args:
+        gpu: where.
+        spec: of a detector with a centre head.
+        heads: address of each head map, float32 ``[1, C, H, W]``, by its name in ``onnx_names``.
+
+    Raises:
+        DataError: ``top_k`` is above what the kernels sort, or a map is missing.
+    """
+
+    def __init__(self, gpu: Gpu, spec: DetectorSpec, heads: Mapping[str, int]) -> None:
+        rule, grid, tasks = spec.decode, spec.output_grid, len(spec.center_head.tasks)
+        if rule.top_k > MAX_TOP_K:
+            raise DataError(f"decode.top_k is {rule.top_k}; the CUDA kernels sort at most {MAX_TOP_K}. Lower it.")
+        self._gpu, self.spec, self._tasks = gpu, spec, tasks
+        self._widest = max(map(len, spec.head.tasks)) * grid.ny * grid.nx
+        self._words = -(-min(rule.top_k, rule.nms_pre) // 64)
+        self._plan, self._maps = gpu.upload(_plan(spec, self._widest)), gpu.upload(_task_maps(spec, heads))
+        self._keys = gpu.array((tasks, self._widest), np.uint64)
+        self._counts = gpu.array((2 * tasks,), np.int32)  # of keys per task, then whether NaN was seen
+        self._found = gpu.array((tasks,), np.int32)
+        self._candidates = _Boxes(gpu, tasks, rule.top_k)
+        self._kept_boxes = _Boxes(gpu, tasks, min(rule.nms_post, rule.top_k))
+        self._hits = gpu.array((tasks, rule.top_k, self._words), np.uint64)
+        self._kept = gpu.array((tasks,), np.int32)
+
+    def decode(self) -> None:
+        """Find the candidates of all tasks."""
+        gpu, top_k = self._gpu, self.spec.decode.top_k
+        gpu.fill(self._counts, 0)
+        blocks = (-(-self._widest // THREADS), self._tasks, 1)
+        broken = self._counts.tail(self._tasks)
+        gpu.run("decode_mark", self._plan, self._maps, self._keys, self._counts, broken, grid=blocks)
+        size = 1 << (top_k - 1).bit_length()
+        gpu.run(
+            "decode_select", self._plan, self._maps, self._keys, self._counts, *self._candidates.arrays, self._found,
+            grid=(self._tasks, 1, 1), shared_bytes=8 * size,
+        )  # fmt: skip
+
+    def nms(self) -> None:
+        """Suppress, task by task."""
+        gpu, words = self._gpu, self._words
+        if self.spec.decode.nms != "none":
+            gpu.run(
+                "nms_hits", self._plan, self._maps, self._candidates.boxes, self._found, self._hits, words,
+                grid=(words, words, self._tasks), threads=64,
+            )  # fmt: skip
+        gpu.run(
+            "nms_keep", self._plan, self._hits, *self._candidates.arrays, self._found, *self._kept_boxes.arrays,
+            self._kept, words, grid=(self._tasks, 1, 1), threads=64,
+        )  # fmt: skip
+
+    def candidates(self) -> Boxes3D:
+        """Boxes before suppression, as ``kd3d.runtime.decode.candidates`` gives; waits for ``decode``.
+
+        Raises:
+            DataError: a heatmap holds NaN.
+        """
+        self._check()
+        return self._candidates.fetch(self._gpu.fetch(self._found))
+
+    def boxes(self) -> Boxes3D:
+        """Boxes after suppression, as ``kd3d.runtime.decode.decode`` gives; waits for ``nms``.
+
+        Raises:
+            DataError: a heatmap holds NaN.
+        """
+        self._check()
+        return self._kept_boxes.fetch(self._gpu.fetch(self._kept))
+
+    def _check(self) -> None:
+        broken = np.flatnonzero(self._gpu.fetch(self._counts)[self._tasks :])
+        if len(broken):
+            raise DataError(
+                f"the heatmap of task {broken[0]} holds NaN: the network overflowed or its weights are damaged. "
+                f"Check the checkpoint, or the precision of the engine."
+            )
+
+
+class _Boxes:
+    """Room for boxes, scores and labels per task."""
+
+    def __init__(self, gpu: Gpu, tasks: int, rows: int) -> None:
+        self._gpu = gpu
+        self.boxes = gpu.array((tasks, rows, 9), np.float32)
+        self._scores, self._labels = gpu.array((tasks, rows), np.float32), gpu.array((tasks, rows), np.int32)
+
+    @property
+    def arrays(self) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+        return self.boxes, self._scores, self._labels
+
+    def fetch(self, counts: NDArray[np.int32]) -> Boxes3D:
+        """The first ``counts [tasks]`` of each task."""
+        boxes, scores, labels = (self._gpu.fetch(array) for array in self.arrays)
+        used = np.arange(scores.shape[1]) < counts[:, None]
+        return Boxes3D(boxes[used], labels[used], scores[used])
+
+
+def lowest_logit(threshold: float) -> np.float32:
+    """The lowest float32 whose ``sigmoid`` is above ``threshold``: comparing logits then equals comparing scores."""
+    # float32 in their order are integers in theirs, so that bisection takes 32 steps.
+    low, high = _ordinal(np.float32(-200)), _ordinal(np.float32(200))
+    while high - low > 1:
+        middle = (low + high) // 2
+        if sigmoid(np.array([_float(middle)], np.float32))[0] > threshold:
+            high = middle
+        else:
+            low = middle
+    return _float(high)
+
+
+def _ordinal(value: np.float32) -> int:
+    bits = int(value.view(np.int32))
+    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
+
+
+def _float(ordinal: int) -> np.float32:
+    bits = ordinal if ordinal >= 0 else (-ordinal) | 0x80000000
+    return np.uint32(bits).view(np.float32)
+
+
+def _plan(spec: DetectorSpec, capacity: int) -> NDArray[np.void]:
+    rule, grid = spec.decode, spec.output_grid
+    plan = np.zeros(1, PLAN)
+    plan["ny"], plan["nx"], plan["cell"] = grid.ny, grid.nx, grid.cell_m
+    plan["x_min"], plan["y_min"], plan["limit"] = grid.x_min_m, grid.y_min_m, rule.center_limit_m
+    plan["peak"], plan["best_class"] = rule.peak_kernel, rule.top_k_rule == "cell"
+    plan["top_k"], plan["pre"] = rule.top_k, min(rule.nms_pre, rule.top_k)
+    plan["post"], plan["nms"] = min(rule.nms_post, rule.top_k), _NMS[rule.nms]
+    plan["capacity"], plan["lowest"] = capacity, lowest_logit(rule.score_threshold)
+    return plan
+
+
+def _task_maps(spec: DetectorSpec, heads: Mapping[str, int]) -> NDArray[np.void]:
+    tasks = np.zeros(len(spec.head.tasks), TASK)
+    first_label = 0
+    for task, classes in enumerate(spec.head.tasks):
+        for name in head_names(spec.center_head):
+            full = f"task{task}_{name}"
+            if full not in heads:
+                raise DataError(f"the network gave no output {full}; it gave {', '.join(heads) or 'nothing'}.")
+            tasks[name][task] = heads[full]
+        tasks["classes"][task], tasks["first_label"][task] = len(classes), first_label
+        tasks["threshold"][task] = spec.decode.nms_threshold[task]
+        first_label += len(classes)
+    return tasks
