@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ import numpy as np
 import torch
 from worlds import TRAIN, VALIDATION, world
 
+from kd3d.compress.data import CompressData
+from kd3d.compress.distill.cache import CacheSettings
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
 from kd3d.compress.recipe import Recipe
+from kd3d.compress.recorded import CachedTeacher, check_cacheable
 from kd3d.datasets.augment import Augmentation
 from kd3d.datasets.base import SampleDataset
 from kd3d.datasets.frames import to_frame
@@ -23,10 +28,12 @@ from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model
 from kd3d.detectors.model import CenterPoint
 from kd3d.detectors.torch_pipeline import TorchPipeline
+from kd3d.errors import UsageError
 from kd3d.evaluation.evaluate import evaluate
 from kd3d.runs import environment
 from kd3d.runs.atomic import read_json, write_json
 from kd3d.spec import DetectorSpec
+from kd3d.training.loader import Draws
 from kd3d.training.loop import train
 from kd3d.training.objective import DetectionObjective
 from kd3d.training.result import TrainUpdate
@@ -40,50 +47,110 @@ RULE = "l1"
 CYCLES = ((0.5625, 3e-3), (0.1875, 1e-3), (0.25, 5e-4))
 
 
+@dataclass(frozen=True)
+class Arm:
+    """What a student is given.
+
+    Args:
+        name: in the records.
+        rule: of inheritance, or ``None`` for fresh weights.
+        recipe: of distillation, or ``None`` for the labels alone.
+        draws: recorded augmentations per frame, the teacher's answers to which are cached where the recipe's signals
+            allow; 0 draws a new one every time.
+    """
+
+    name: str
+    rule: str | None = None
+    recipe: Recipe | None = None
+    draws: int = 0
+
+
+ARMS = {arm.name: arm for arm in (Arm("control"), Arm("inherit", RULE), Arm("kd", RULE, Recipe()))}
+
+
 def fit(
-    teacher: Model, spec: DetectorSpec, arm: str, *, seed: int, steps: int, out: Path, about: Mapping[str, Any]
+    teacher: Model,
+    spec: DetectorSpec,
+    arm: str | Arm,
+    *,
+    seed: int,
+    steps: int,
+    out: Path,
+    about: Mapping[str, Any],
+    device: str = "cpu",
 ) -> None:
     """Train and score one student in one arm with one seed; what came of it stays in ``out/result.json``. Resumes.
 
     Args:
         teacher: for ``inherit`` and ``kd``.
         spec: of the student.
-        arm: ``control`` trains from scratch on the ground truth alone, ``inherit`` starts from the teacher's weights,
-            ``kd`` inherits and distils.
+        arm: a name of ``ARMS``, or an arm of one's own: ``control`` trains from scratch on the ground truth alone,
+            ``inherit`` starts from the teacher's weights, ``kd`` inherits and distils.
         seed: of weights, order and augmentation: equal in all arms.
         steps: optimiser steps of all cycles together.
         out: the run folder.
         about: added to the result.
+        device: such as ``cuda``.
     """
+    arm = ARMS[arm] if isinstance(arm, str) else arm
     if (out / "result.json").exists():
         return
     data, validation = (world(which, sweeps=spec.points.sweeps) for which in (TRAIN, VALIDATION))
     torch.manual_seed(seed)
-    student = build(spec)
-    if arm != "control":
+    student = build(spec).to(device)
+    if arm.rule is not None:
         weights = teacher.module.state_dict()
-        made = plan(teacher.spec, spec, RULE, weights)
+        made = plan(teacher.spec, spec, arm.rule, weights)
         student.load_state_dict(apply_plan(made, student.state_dict(), weights))
-    recipe, scores = Recipe(), []
-    objective = recipe.objective(teacher.module, spec) if arm == "kd" else DetectionObjective(spec)
+    scores, times = [], []
+    objective = DetectionObjective(spec) if arm.recipe is None else arm.recipe.objective(teacher.module, spec)
     for cycle, (share, lr) in enumerate(CYCLES):
+        chosen, run = settings(round(share * steps), 10 * seed + cycle, lr=lr), out / f"cycle-{cycle}"
         result = train(
             student,
             data,
-            settings=settings(round(share * steps), 10 * seed + cycle, lr=lr),
-            run=out / f"cycle-{cycle}",
+            settings=chosen,
+            run=run,
+            draws=_recorded(arm, teacher, objective, data, settings=chosen, run=run, device=device),
             objective=objective,
             augmentation=AUGMENTATION,
             teacher_spec=getattr(objective, "teacher_input", None),
             progress=watch(f"{out.name}, cycle {cycle}"),
         )
+        shutil.rmtree(run / "teacher-cache", ignore_errors=True)
+        times += [line["step_s"] for line in result.history if "step_s" in line]
         student, found = result.module, out / f"scores-{cycle}.json"
         if not found.exists():
             write_json(found, score(student, validation, out / f"scores-{cycle}"))
         scores.append(read_json(found))
-    used = {"recipe": repr(recipe) if arm == "kd" else None, "inherit": None if arm == "control" else RULE}
-    identity = {"arm": arm, "seed": seed, "steps": steps, **about}
+    used = {"recipe": None if arm.recipe is None else repr(arm.recipe), "inherit": arm.rule, "draws": arm.draws}
+    identity = {"arm": arm.name, "seed": seed, "steps": steps, "step_s": statistics.median(times), **about}
     write_json(out / "result.json", {**identity, **used, "scores": scores, "environment": environment.record()})
+
+
+def _recorded(
+    arm: Arm,
+    teacher: Model,
+    objective: Any,
+    data: SampleDataset,
+    *,
+    settings: TrainSettings,
+    run: Path,
+    device: str,
+) -> Draws | None:
+    """The recorded augmentations of a cycle; controls see as many as the arms they are compared with."""
+    if not arm.draws:
+        return None
+    if arm.recipe is None or (run / "model").exists():
+        return Draws(arm.draws)
+    frames = CompressData(data, augmentation=AUGMENTATION)
+    cached = CachedTeacher(teacher, objective, frames, settings, CacheSettings(None, arm.draws))
+    try:
+        check_cacheable(objective, len(data) * arm.draws)
+    except UsageError as error:
+        print(f"{run}: {error}", file=sys.stderr, flush=True)
+        return Draws(arm.draws)
+    return Draws(arm.draws, cached.fill(run, torch.device(device))[0])
 
 
 def paired(ours: Mapping[int, Sequence[float]], control: Mapping[int, Sequence[float]]) -> dict[str, Any]:
@@ -133,7 +200,8 @@ def settings(steps: int, seed: int, *, lr: float, eval_every: int = 0) -> TrainS
 
 def score(module: CenterPoint, dataset: SampleDataset, out: Path) -> dict[str, Any]:
     """Official metrics of ``module`` on ``dataset``, as JSON values."""
-    pipeline = TorchPipeline(Model(module.spec, module, {}))
+    device = str(next(module.parameters()).device)
+    pipeline = TorchPipeline(Model(module.spec, module, {}), device=device)
     metrics = evaluate(
         lambda sample: pipeline(to_frame(sample)), dataset, classes=module.spec.head.classes, out_dir=out
     )

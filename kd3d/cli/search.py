@@ -52,6 +52,7 @@ def search(
     mask: teaching.Mask = "gaussian",
     feature_weight: teaching.Features = 0.0,
     label_threshold: teaching.Labels = 0.6,
+    recipe_file: teaching.RecipeFile = None,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random flips, rotation and scaling.")] = True,
     device: Device = "auto",
     resume: Resume = False,
@@ -101,7 +102,7 @@ def search(
             norm_momentum=norm_momentum,
         )
         recipe = {"logits": logit_weight, "mask": mask, "features": feature_weight, "label_threshold": label_threshold}
-        taught = teaching.settings(training, inherit=inherit, recipe=recipe, control=False)
+        taught = teaching.settings(training, inherit=inherit, recipe=recipe, control=False, base=recipe_file)
         if out is None:
             raise UsageError("--strategy trains students and keeps them; add --out RUN.")
         open_run(out, {"command": "search", "teacher": teacher, "data": str(data)}, resume, force)

@@ -11,7 +11,12 @@ import typer
 
 from kd3d.cli.console import TerminalProgress
 
-Rule = Annotated[str, typer.Option("--inherit", help="Which teacher channels the student takes: l1, first, or none.")]
+Rule = Annotated[
+    str,
+    typer.Option(
+        "--inherit", help="Which teacher channels the student takes: l1, first, bn, taylor, random, copy, none."
+    ),
+]
 Logits = Annotated[float, typer.Option("--logit-weight", help="Of pivotal-position logit distillation; 0: none.")]
 Mask = Annotated[
     str, typer.Option("--mask", help="Pivotal positions: gaussian, confidence, rank, foreground, everywhere.")

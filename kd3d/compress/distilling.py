@@ -15,6 +15,8 @@ from kd3d.compress.distill.teacher import TeacherSettings
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
 from kd3d.compress.inherit.plan import InheritPlan
+from kd3d.compress.inherit.rules import TAYLOR
+from kd3d.compress.inherit.scored import Dice, taylor
 from kd3d.compress.recipe import Recipe
 from kd3d.compress.recorded import CachedTeacher, draws_of
 from kd3d.compress.stages import Progress, StageUpdate, begin, once, silent
@@ -37,7 +39,7 @@ class DistillSettings:
     Args:
         train: the training run.
         recipe: what the teacher teaches.
-        inherit: rule by which teacher weights are taken over (``first``, ``l1``), or ``None`` for a fresh start.
+        inherit: rule by which teacher weights are taken over (``kd3d.compress.inherit.rules.NAMES``), or ``None`` for a fresh start.
         control: also train the same student, as long, without teacher: no distillation and no inheritance.
         cache: keeps the teacher's answers, so that it runs once per frame and recorded augmentation; ``None`` runs it
             at every step. The control then sees the same recorded augmentations.
@@ -112,7 +114,7 @@ def distill(
     asked = {"teacher": fingerprint(teacher), "student": to_json(student_spec), "settings": settings.identity()}
     begin(run, {**asked, "data": data.identity()})
     inheritance = None
-    module, made = untaught(teacher, student_spec, settings, device)
+    module, made = untaught(teacher, student_spec, settings, data=data, device=device)
     if made is not None:
         inheritance = once(run / "inherit.json", made.to_json)
     objective = settings.recipe.objective(teacher.module, student_spec, running=settings.running)
@@ -192,13 +194,26 @@ class _Fit:
 
 
 def untaught(
-    teacher: Model, spec: DetectorSpec, settings: DistillSettings, device: str
+    teacher: Model, spec: DetectorSpec, settings: DistillSettings, *, data: CompressData, device: str
 ) -> tuple[CenterPoint, InheritPlan | None]:
-    """The student before its first step, with what it inherits, and the plan of that."""
+    """The student before its first step, with what it inherits, and the plan of that.
+
+    Args:
+        teacher: left unchanged.
+        spec: of the student.
+        settings: its seed and rule.
+        data: frames for a rule that needs them.
+        device: of the student.
+    """
     module = _student(spec, settings.train.seed, device)
     if settings.inherit is None:
         return module, None
-    made = plan(teacher.spec, spec, settings.inherit, teacher.module.state_dict())
+    rule: Any = settings.inherit
+    if rule == TAYLOR:
+        rule = taylor(teacher.module, data.train)
+    elif rule == Dice().__name__:
+        rule = Dice(settings.train.seed)
+    made = plan(teacher.spec, spec, rule, teacher.module.state_dict())
     module.load_state_dict(apply_plan(made, module.state_dict(), teacher.module.state_dict()))
     return module, made
 

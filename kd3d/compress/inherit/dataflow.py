@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from kd3d.compress.inherit.layers import NORM_TENSORS, POINTS, Key, Layer, Piece, layers, point_channels
 from kd3d.compress.inherit.match import channel_groups, match_layers
 from kd3d.compress.inherit.plan import FRESH_INDEX, Entry, Fresh, Indices, InheritPlan, Pick, Resize
-from kd3d.compress.inherit.rules import ChannelRule, find_rule
+from kd3d.compress.inherit.rules import COPY, ChannelRule, find_rule
+from kd3d.compress.inherit.scored import Writer, WriterRule
+from kd3d.detectors.build import build
 from kd3d.errors import CheckpointError
 from kd3d.spec import DetectorSpec
 
@@ -17,7 +20,7 @@ from kd3d.spec import DetectorSpec
 def plan(
     teacher_spec: DetectorSpec,
     student_spec: DetectorSpec,
-    rule: str | ChannelRule,
+    rule: str | ChannelRule | WriterRule,
     teacher_weights: Mapping[str, Tensor],
 ) -> InheritPlan:
     """Say for every tensor of the student which part of which teacher tensor it takes.
@@ -30,22 +33,46 @@ def plan(
     Args:
         teacher_spec: of the network that ``teacher_weights`` belong to.
         student_spec: of the network to fill.
-        rule: ``first``, ``l1`` or a ``ChannelRule``.
+        rule: ``first``, ``l1``, ``bn``, ``random``, ``copy``, or a rule of one's own; ``scored.taylor`` makes one.
         teacher_weights: state dict of the teacher; not changed.
 
     Raises:
         UsageError: an unknown rule.
         CheckpointError: ``teacher_weights`` lacks layers of ``teacher_spec``.
     """
+    if rule == COPY:
+        return copied(student_spec, teacher_weights)
     choose = find_rule(rule) if isinstance(rule, str) else rule
     name = rule if isinstance(rule, str) else getattr(rule, "__name__", repr(rule))
     flow = _DataFlow(teacher_spec, student_spec, choose, teacher_weights)
     return InheritPlan({tensor: entry for layer in layers(student_spec) for tensor, entry in flow.entries(layer)}, name)
 
 
+def copied(student: DetectorSpec, teacher_weights: Mapping[str, Tensor]) -> InheritPlan:
+    """Checkpoint to checkpoint: every tensor of the teacher with the same name and shape, as the released SparseKD loads
+    its pillar students. A comparison arm: it knows nothing of the flow of data.
+    """
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in build(student).state_dict().items()}
+    entries: dict[str, Entry] = {}
+    for name, shape in shapes.items():
+        source = teacher_weights.get(name)
+        if source is None:
+            entries[name] = Fresh("the teacher has no tensor of this name")
+        elif tuple(source.shape) != shape:
+            entries[name] = Fresh("its shape is not that of the teacher's tensor of this name")
+        else:
+            entries[name] = Pick(name)
+    return InheritPlan(entries, COPY)
+
+
 class _DataFlow:
     def __init__(
-        self, teacher: DetectorSpec, student: DetectorSpec, choose: ChannelRule, weights: Mapping[str, Tensor]
+        self,
+        teacher: DetectorSpec,
+        student: DetectorSpec,
+        choose: ChannelRule | WriterRule,
+        weights: Mapping[str, Tensor],
     ) -> None:
         self.teacher = {layer.key: layer for layer in layers(teacher)}
         missing = [layer.module for layer in self.teacher.values() if f"{layer.module}.weight" not in weights]
@@ -102,8 +129,15 @@ class _DataFlow:
                 weight.transpose(0, 1) if layer.kind == "deconv" else weight
                 for layer, weight in zip(members, filters, strict=True)
             ]
-            self.chosen[group, keep] = self.choose(filters, keep)
+            if isinstance(self.choose, WriterRule):
+                writers = [self._writer(layer) for layer in members]
+                self.chosen[group, keep] = self.choose.kept(writers, len(filters[0]), keep)
+            else:
+                self.chosen[group, keep] = self.choose(filters, keep)
         return self.chosen[group, keep]
+
+    def _writer(self, layer: Layer) -> Writer:
+        return Writer(layer.norm, None if layer.norm is None else self.weights[f"{layer.norm}.weight"])
 
     def _weight(self, layer: Layer) -> Entry:
         kept = self.outputs[layer.key]

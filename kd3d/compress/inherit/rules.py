@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from kd3d.compress.inherit.plan import Indices
+from kd3d.compress.inherit.scored import Dice, NormScale, WriterRule, best
 from kd3d.errors import UsageError
 
 ChannelRule = Callable[[Sequence[Tensor], int], Indices]
@@ -26,19 +27,22 @@ def l1(filters: Sequence[Tensor], keep: int) -> Indices:
     for weight in filters:
         for channel, norm in enumerate(weight.detach().abs().flatten(1).double().sum(1).tolist()):
             total[channel] += norm
-    order = sorted(range(len(total)), key=lambda channel: (-total[channel], channel))
-    return tuple(sorted(order[:keep]))
+    return best(total, keep)
 
 
-RULES: Mapping[str, ChannelRule] = {"first": first, "l1": l1}
+RULES: Mapping[str, ChannelRule | WriterRule] = {"first": first, "l1": l1, "bn": NormScale(), "random": Dice()}
+COPY, TAYLOR = "copy", "taylor"
+NAMES = (*RULES, TAYLOR, COPY)
 
 
-def find_rule(name: str) -> ChannelRule:
+def find_rule(name: str) -> ChannelRule | WriterRule:
     """The rule called ``name``.
 
     Raises:
-        UsageError: there is none; lists those there are.
+        UsageError: there is none, or it needs frames; lists those there are.
     """
+    if name == TAYLOR:
+        raise UsageError("the taylor rule needs training frames: give what kd3d.compress.inherit.scored.taylor returns.")
     if name not in RULES:
-        raise UsageError(f"there is no inheritance rule {name!r}. Use one of {', '.join(RULES)}.")
+        raise UsageError(f"there is no inheritance rule {name!r}. Use one of {', '.join(NAMES)}.")
     return RULES[name]

@@ -95,7 +95,7 @@ def _objectives(trial: Trial, steps: int) -> tuple[float, float, float]:
 
 def latency_of(candidate: Candidate) -> float | None:
     """Predicted milliseconds, if a latency model was given."""
-    return getattr(candidate, "latency_ms", None)
+    return candidate.latency_ms
 
 
 def cost_json(price: Cost) -> dict[str, int]:

@@ -69,7 +69,7 @@ class TrialRunner:
         settings = self.distill.train
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)  # adapters of features begin alike in every process
-            module, _ = untaught(self.teacher, candidate.spec, self.distill, self.device)
+            module, _ = untaught(self.teacher, candidate.spec, self.distill, data=self.data, device=self.device)
             objective = self.distill.recipe.objective(
                 self.teacher.module.to(self.device), candidate.spec, running=self.distill.running
             )

@@ -58,7 +58,7 @@ class SearchTask:
 
     def values(self, candidate: Candidate, score: float) -> list[float]:
         """The objectives of a student."""
-        costs = [float(candidate.cost.macs), float(getattr(candidate, "latency_ms", None) or 0.0)]
+        costs = [float(candidate.cost.macs), float(candidate.latency_ms or 0.0)]
         return [score, *costs][: len(self.directions)]
 
     def board(self) -> Board:

@@ -49,6 +49,7 @@ def test_scaling_the_distillation_loss_changes_nothing(phi, c):
 @FAST
 @given(angles, st.integers(-60, 60))
 def test_scaling_it_by_a_power_of_two_changes_no_bit(phi, k):
+    assume(phi == 0 or phi > 1e-200)  # below the normal range of floats any scaling loses bits
     task, taught = pair(phi, 2.0, 0.3)
     assert np.array_equal(blend(task, 2.0**k * taught)[0], blend(task, taught)[0])
 

@@ -107,7 +107,7 @@ widths = st.integers(1, 4)
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.data(), st.sampled_from(["first", "l1"]), st.sampled_from(["hard", "dynamic"]))
+@given(st.data(), st.sampled_from(["first", "l1", "bn", "random"]), st.sampled_from(["hard", "dynamic"]))
 def test_student_equals_a_teacher_whose_dropped_channels_are_zero(data, rule, mode):
     depths = data.draw(st.tuples(*[st.integers(0, 2)] * 3))
     teacher_spec = make_spec(depths=depths, mode=mode)
@@ -266,7 +266,9 @@ def test_a_rule_of_the_users_own_is_a_callable():
 
 def test_an_unknown_rule_lists_the_known_ones():
     spec = make_spec()
-    with pytest.raises(UsageError, match=r"no inheritance rule 'taylor'. Use one of first, l1"):
+    with pytest.raises(UsageError, match=r"no inheritance rule 'luck'. Use one of first, l1, bn, random, taylor, copy"):
+        plan(spec, spec, "luck", network(spec, 0).state_dict())
+    with pytest.raises(UsageError, match="the taylor rule needs training frames"):
         plan(spec, spec, "taylor", network(spec, 0).state_dict())
 
 
