@@ -86,3 +86,9 @@ class OutputError(Kd3dError):
     """An output cannot be written: the folder is read-only or not empty, or the disk is full."""
 
     exit_code = 9
+
+
+class LayoutError(Kd3dError):
+    """A detector does not fit the layout that another program reads, such as Autoware's."""
+
+    exit_code = 8

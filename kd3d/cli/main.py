@@ -21,6 +21,7 @@ from kd3d.cli import (
     distill,
     doctor,
     evaluate,
+    export_autoware,
     export_onnx,
     export_trt,
     infer,
@@ -63,6 +64,7 @@ for _name, _command in _DATA.items():
     data_app.command(_name)(_command)
 export_app.command("onnx")(export_onnx.onnx)
 export_app.command("trt")(export_trt.trt)
+export_app.command("autoware")(export_autoware.autoware)
 app.add_typer(data_app, name="data")
 app.add_typer(export_app, name="export")
 

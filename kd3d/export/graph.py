@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,6 @@ def write_graph(
         GraphError: the exporter cannot express the network.
         BackendError: onnx or onnxscript is not installed.
     """
-    require("onnxscript", extra="onnx")
     rows = pillars or _TRACED_PILLARS
     inputs = (
         torch.zeros(rows, spec.pillar_encoder.max_points, spec.point_inputs),
@@ -60,14 +60,52 @@ def write_graph(
         torch.arange(rows) % (spec.grid.nx * spec.grid.ny),
     )
     dynamic = None if pillars else tuple({0: torch.export.Dim("pillars", min=1)} for _ in inputs)
+    export_module(
+        OneFrame(module).eval(),
+        inputs,
+        path,
+        input_names=INPUT_NAMES,
+        output_names=onnx_names(spec),
+        opset=opset,
+        dynamic=dynamic,
+    )
+    describe(path, spec, weights_sha256)
+
+
+def export_module(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    path: Path,
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    opset: int,
+    dynamic: Any = None,
+) -> None:
+    """Trace any module into a file, without external data.
+
+    Args:
+        module: in evaluation mode.
+        inputs: of the trace.
+        path: to write.
+        input_names: of the graph's inputs.
+        output_names: of its outputs.
+        opset: of the default domain.
+        dynamic: ``dynamic_shapes`` of ``torch.onnx.export``; ``None`` fixes every shape.
+
+    Raises:
+        GraphError: the exporter cannot express the module.
+        BackendError: onnx or onnxscript is not installed.
+    """
+    require("onnxscript", extra="onnx")
     try:
         with _quiet():
             torch.onnx.export(
-                OneFrame(module).eval(),
+                module,
                 inputs,
                 str(path),
-                input_names=list(INPUT_NAMES),
-                output_names=onnx_names(spec),
+                input_names=list(input_names),
+                output_names=list(output_names),
                 opset_version=opset,
                 dynamic_shapes=dynamic,
                 dynamo=True,
@@ -76,11 +114,28 @@ def write_graph(
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
-        raise GraphError(f"torch cannot export {spec.name} at opset {opset}: {first}") from error
-    _describe(path, spec, weights_sha256)
+        raise GraphError(f"torch cannot export {path.stem} at opset {opset}: {first}") from error
 
 
-def _describe(path: Path, spec: DetectorSpec, weights_sha256: str) -> None:
+def lower_opset(path: Path, opset: int) -> None:
+    """Rewrite a file for an older operator set, with onnx's own converter.
+
+    Raises:
+        GraphError: an operator has no form there.
+    """
+    onnx: Any = require("onnx", extra="onnx")
+    converter: Any = require("onnx.version_converter", extra="onnx")
+    try:
+        model = converter.convert_version(onnx.load(path), opset)
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise GraphError(f"{path.stem} cannot be written for opset {opset}: {first} Choose a higher --opset.") from error
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
+    onnx.save(model, path)
+
+
+def describe(path: Path, spec: DetectorSpec, weights_sha256: str, **more: str) -> None:
+    """Put the specification, the weights' hash and ``more`` into the file's metadata, as ``kd3d.NAME``."""
     onnx: Any = require("onnx", extra="onnx")
     model = onnx.load(path)
     model.producer_name, model.producer_version = "kd3d", __version__
@@ -90,6 +145,7 @@ def _describe(path: Path, spec: DetectorSpec, weights_sha256: str) -> None:
             "kd3d.spec": json.dumps(to_json(spec), separators=(",", ":")),
             "kd3d.version": __version__,
             "kd3d.weights_sha256": weights_sha256,
+            **{f"kd3d.{name}": value for name, value in more.items()},
         },
     )
     for (

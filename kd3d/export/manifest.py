@@ -68,8 +68,13 @@ def export_json(
         "operators": operators,
         "gates": list(gates),
         "parity": parity,
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": package_versions(),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Of the packages that an export depends on; ``None`` for one that is not installed."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str | None:

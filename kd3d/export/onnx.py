@@ -97,7 +97,7 @@ def export_onnx(
         BackendError: onnx, onnxscript or onnxruntime is not installed.
     """
     _check_request(model, out, opset, pillars)
-    _check_precision(precision, targets)
+    check_precision(precision, targets)
     tolerance = tolerance or (Tolerance() if precision == "fp32" else FP16_TOLERANCE)
     weights_sha256 = hashlib.sha256(weights_bytes(model.module)).hexdigest()
     spec = shipped_spec(model.spec, pillars)
@@ -222,6 +222,15 @@ def _check_request(model: Model, out: Path, opset: int, pillars: int | None) -> 
     area = model.spec.grid.nx * model.spec.grid.ny
     if pillars is not None and not 2 <= pillars <= area:
         raise UsageError(f"pillars must be 2 to {area} (the grid's cells), not {pillars}.")
+    check_out(out)
+
+
+def check_out(out: Path) -> None:
+    """Refuse to replace anything but an earlier export.
+
+    Raises:
+        OutputError: ``out`` holds something else.
+    """
     out = Path(out)
     with output_errors(out):
         if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / EXPORT_FILE).is_file()):
@@ -230,7 +239,12 @@ def _check_request(model: Model, out: Path, opset: int, pillars: int | None) -> 
             )
 
 
-def _check_precision(precision: str, targets: Sequence[str]) -> None:
+def check_precision(precision: str, targets: Sequence[str]) -> None:
+    """Refuse a precision or a TensorRT version that is not known.
+
+    Raises:
+        UsageError: names what is known.
+    """
     if precision not in PRECISIONS:
         raise UsageError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}.")
     unknown = [target for target in targets if target not in versions()]
