@@ -9,6 +9,7 @@ import typer
 
 from kd3d.cli import latency, searching, teaching
 from kd3d.cli.console import emit, say
+from kd3d.cli.importing import keep_imported
 from kd3d.cli.models import load_model
 from kd3d.cli.options import (
     BudgetFlops,
@@ -121,6 +122,7 @@ def compress(
     )
     source = teaching.frames(data, model.spec.points.sweeps, augment=augment)
     open_run(out, {"command": "compress", "teacher": teacher, "data": str(data)}, resume, force)
+    keep_imported(model, out)
     plan = _settings(taught, space, candidates=candidates, short_steps=short_steps, search=asked)
     predictor = latency.of_frames(table, source.train, plan.stats_frames)
     result = _compress(model, source, budgets, settings=plan, out=out, device=device, predictor=predictor)

@@ -8,6 +8,7 @@ import typer
 
 from kd3d.cli import teaching
 from kd3d.cli.console import emit, say
+from kd3d.cli.importing import keep_imported
 from kd3d.cli.models import load_model
 from kd3d.cli.options import Data, Device, Force, Json, Out, Resume, Seed, Teacher, Workers
 from kd3d.cli.train import Batch, Epochs, NormMomentum, Precision, Rate, Steps, open_run, read_spec, training_settings
@@ -73,6 +74,7 @@ def distill(
     )
     source = teaching.frames(data, max(spec.points.sweeps, model.spec.points.sweeps), augment=augment)
     open_run(out, {"command": "distill", "teacher": teacher, "student": student, "data": str(data)}, resume, force)
+    keep_imported(model, out)
     with teaching.stages() as update:
         result = run_distill(
             model, spec, source, settings=settings, run=out, device=torch_device(device), progress=update

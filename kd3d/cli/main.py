@@ -24,6 +24,7 @@ from kd3d.cli import (
     export_autoware,
     export_onnx,
     export_trt,
+    import_model,
     infer,
     info,
     presets,
@@ -32,6 +33,7 @@ from kd3d.cli import (
     train,
 )
 from kd3d.cli.failures import INTERRUPTED, as_failure, as_json
+from kd3d.cli.importing import takes_foreign
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 data_app = typer.Typer(no_args_is_help=True, help="Make, check and repack data sets.", rich_markup_mode=None)
@@ -43,14 +45,15 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "doctor": doctor.doctor,
     "presets": presets.presets,
-    "info": info.info,
+    "info": takes_foreign(info.info),
+    "import": import_model.import_model,
     "train": train.train,
-    "eval": evaluate.evaluate,
-    "infer": infer.infer,
-    "search": search.search,
-    "distill": distill.distill,
-    "compress": compress.compress,
-    "bench": bench.bench,
+    "eval": takes_foreign(evaluate.evaluate),
+    "infer": takes_foreign(infer.infer),
+    "search": takes_foreign(search.search),
+    "distill": takes_foreign(distill.distill),
+    "compress": takes_foreign(compress.compress),
+    "bench": takes_foreign(bench.bench),
     "report": report.report,
 }
 _DATA: dict[str, Callable[..., None]] = {
@@ -62,7 +65,7 @@ for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 for _name, _command in _DATA.items():
     data_app.command(_name)(_command)
-export_app.command("onnx")(export_onnx.onnx)
+export_app.command("onnx")(takes_foreign(export_onnx.onnx))
 export_app.command("trt")(export_trt.trt)
 export_app.command("autoware")(export_autoware.autoware)
 app.add_typer(data_app, name="data")

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from kd3d.cli.importing import FOREIGN, import_asked
 from kd3d.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from kd3d.detectors.checkpoint import Model
 
-Kind = Literal["model", "preset", "onnx", "export", "engine"]
+Kind = Literal["model", "preset", "onnx", "export", "engine", "foreign"]
 ARTEFACTS = ("onnx", "export", "engine")
 SHIPPED = "world-teacher"
 INSIDE_RUN = ("student", "model")
@@ -23,7 +24,8 @@ class Found:
     """A model argument, recognised without loading it.
 
     Args:
-        kind: kd3d model folder, preset name, ``.onnx`` file, export folder, or engine (its file or its folder).
+        kind: kd3d model folder, preset name, ``.onnx`` file, export folder, engine (its file or its folder), or another
+            framework's checkpoint.
         name: the argument as given.
         path: where it is; ``None`` for a preset.
     """
@@ -34,7 +36,9 @@ class Found:
 
 
 def find_model(text: str) -> Found:
-    """Recognise a model argument: model, run, export or engine folder, ``.onnx`` or ``.engine`` file, preset name.
+    """Recognise a model argument: model, run, export or engine folder, file of a kind below, or preset name.
+
+    Files: ``.onnx``, ``.engine``, and ``.pth``, ``.pt`` or ``.ckpt`` of another framework.
 
     Also ``world-teacher``, the trained teacher that comes with kd3d.
 
@@ -48,6 +52,8 @@ def find_model(text: str) -> Found:
             return Found("onnx", text, path)
         if path.suffix in ENGINE_SUFFIXES:
             return Found("engine", text, path)
+        if path.suffix in FOREIGN:
+            return Found("foreign", text, path)
         return Found("model", text, path)  # loading says what is wrong with the file
     if path.is_dir():
         return _in_folder(text, path)
@@ -55,8 +61,8 @@ def find_model(text: str) -> Found:
 
     if text not in PRESETS and ("/" in text or path.suffix):  # "-v0.4" looks like a suffix
         raise UsageError(
-            f"{text}: there is no such model. Give a model folder, a run folder, an .onnx or .engine file, or a preset "
-            f"name."
+            f"{text}: there is no such model. Give a model folder, a run folder, an .onnx or .engine file, a .pth of "
+            "another framework, or a preset name."
         )
     if text == SHIPPED:
         from kd3d.detectors.assets import SHIPPED_TEACHER
@@ -69,7 +75,8 @@ def load_model(text: str, *, presets: bool = False) -> Model:
     """The torch model behind an argument.
 
     Args:
-        text: model folder, run folder or, with ``presets``, a preset name (weights are random then).
+        text: model folder, run folder, ``.pth`` or ``.pt`` of another framework (imported with the command's ``--like``
+            and ``--config``) or, with ``presets``, a preset name (weights are random then).
         presets: whether random weights make sense here.
 
     Raises:
@@ -81,9 +88,11 @@ def load_model(text: str, *, presets: bool = False) -> Model:
         return _random(found.name, allowed=presets)
     if found.kind in ARTEFACTS:
         raise UsageError(f"{text}: an exported artefact; here the kd3d model folder it was made from is needed.")
+    assert found.path is not None
+    if found.kind == "foreign":
+        return import_asked(found.path)
     from kd3d.detectors import checkpoint
 
-    assert found.path is not None
     return checkpoint.load_model(found.path)
 
 

@@ -35,3 +35,9 @@ BudgetParams = Annotated[str | None, typer.Option("--budget-params", help="Param
 Convention = Annotated[
     str, typer.Option("--flops-convention", help="What --budget-flops binds: physical MACs, or thop (SparseKD's).")
 ]
+Like = Annotated[
+    str | None, typer.Option("--like", help="Of a .pth or .pt: a preset that says what its tensors do not.")
+]
+ImportConfig = Annotated[
+    Path | None, typer.Option("--config", help="Of a .pth or .pt: the configuration it was trained with (.yaml, .py).")
+]

@@ -144,7 +144,7 @@ def _file_message(path: Path) -> str:
     if _is_pickle(start):
         return (
             f"{path}: is a pickle, which could run code, so it is not opened. Give a kd3d model folder "
-            f"({SPEC_FILE} and {WEIGHTS_FILE}); checkpoints of other frameworks are not read yet."
+            f"({SPEC_FILE} and {WEIGHTS_FILE}); checkpoints of other frameworks go through kd3d import."
         )
     return f"{path}: is a file, not a kd3d model folder."
 

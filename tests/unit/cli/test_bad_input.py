@@ -238,9 +238,11 @@ def test_a_pickle_that_would_run_code_is_not_opened(model, root, refused, tmp_pa
     folder = Path(shutil.copytree(model, tmp_path / "trap"))
     (folder / place).write_bytes(pickle.dumps(Bomb(tmp_path / "hacked")))
     argument = folder if place == "weights.safetensors" else folder / place
-    text = (
-        rf"{re.escape(str(folder / place))}: is a pickle, which could run code, so it is not opened. Give a kd3d model"
-    )
+    said = {
+        "weights.safetensors": "is a pickle, which could run code, so it is not opened. Give a kd3d model",
+        "model.pth": f"the pickle names {os.mkdir.__module__}.mkdir, which could run code, so it is not opened",
+    }
+    text = rf"{re.escape(str(folder / place))}: {re.escape(said[place])}"
     refused(7, text, "infer", "--model", argument, "--points", key_frame(root))
     refused(7, text, "export", "onnx", "--model", argument, "--out", tmp_path / "export")
     assert not (tmp_path / "hacked").exists()

@@ -1,0 +1,34 @@
+"""How each framework turns maps into boxes where no configuration says otherwise, as in its published models."""
+
+from __future__ import annotations
+
+from kd3d.importers.container import Framework
+from kd3d.spec import DecodeSpec
+
+NUSCENES_LIMIT_M = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
+EVERYWHERE_M = (-1e6, -1e6, -1e6, 1e6, 1e6, 1e6)  # no limit on centres
+EVERY_CELL = 2**24  # no top-K
+CIRCLE_M2 = (4.0, 12.0, 10.0, 1.0, 0.85, 0.175)
+
+
+def center_decode(framework: Framework, tasks: int, range_m: tuple[float, ...]) -> DecodeSpec:
+    """Of a centre head.
+
+    Args:
+        framework: whose.
+        tasks: one task is Waymo's edition, several are nuScenes'.
+        range_m: of the detector; a single task's centres end 5 m beyond it.
+    """
+    one = tasks == 1
+    x0, y0, _, x1, y1, _ = range_m
+    return DecodeSpec(
+        peak_kernel=1,
+        top_k=EVERY_CELL if framework == "det3d" else 500,
+        score_threshold=0.1,
+        center_limit_m=(x0 - 5, y0 - 5, -10.0, x1 + 5, y1 + 5, 10.0) if one else NUSCENES_LIMIT_M,
+        nms="rotate",
+        nms_threshold=((0.7 if one else 0.2),) * tasks,
+        nms_pre=4096 if one else 1000,
+        nms_post=500 if one else 83,
+        top_k_rule="cell" if framework == "det3d" else "class",
+    )

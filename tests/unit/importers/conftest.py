@@ -1,0 +1,6 @@
+"""The helpers in tests/support are importable here."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
