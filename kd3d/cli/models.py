@@ -17,6 +17,11 @@ ARTEFACTS = ("onnx", "export", "engine")
 SHIPPED = "world-teacher"
 INSIDE_RUN = ("student", "model")
 ENGINE_SUFFIXES = (".engine", ".plan")
+_FILES: dict[str, Kind] = {
+    ".onnx": "onnx",
+    **dict.fromkeys(ENGINE_SUFFIXES, "engine"),
+    **dict.fromkeys(FOREIGN, "foreign"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,7 @@ def find_model(text: str) -> Found:
     """
     path = Path(text)
     if path.is_file():
-        if path.suffix == ".onnx":
-            return Found("onnx", text, path)
-        if path.suffix in ENGINE_SUFFIXES:
-            return Found("engine", text, path)
-        if path.suffix in FOREIGN:
-            return Found("foreign", text, path)
-        return Found("model", text, path)  # loading says what is wrong with the file
+        return Found(_FILES.get(path.suffix, "model"), text, path)  # loading says what is wrong with another file
     if path.is_dir():
         return _in_folder(text, path)
     from kd3d.detectors.presets import PRESETS
