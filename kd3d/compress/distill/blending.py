@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kd3d.compress.distill.blend_state import BlendState, Failures
 from kd3d.compress.distill.coefs import BlendSettings
-from kd3d.compress.distill.cutting import NeckCut
+from kd3d.compress.distill.cutting import Cut, Place
 from kd3d.compress.distill.gradients import Gradients, added, gradients_of, gram, summed_over_ranks
 from kd3d.compress.distill.shares import Shares, weigh
 from kd3d.errors import UsageError
@@ -47,7 +47,7 @@ class GradientBlend:
         self.taught = tuple(taught)
         self.state = BlendState(len(self._kinds))
         self._failures = Failures(self.state, self._kinds)
-        self._cut: NeckCut | None = None
+        self._cut: Cut | None = None
         self._trunk: set[int] | None = None
         self._ready = False
         self._found: Gradients | None = None
@@ -63,8 +63,13 @@ class GradientBlend:
 
     @property
     def cuts(self) -> bool:
-        """Whether gradients are compared at the neck; known after the first step."""
+        """Whether gradients are compared at a cut; known after the first step."""
         return self._trunk is not None
+
+    @property
+    def place(self) -> str | None:
+        """Where they are compared: ``heads`` or ``neck``; ``None`` at the weights."""
+        return None if self._cut is None or self._trunk is None else self._cut.place
 
     def begin(self, module: nn.Module, named: Named, *, micro_batches: int, probe: Probe) -> None:
         """See ``Blend``.
@@ -76,13 +81,15 @@ class GradientBlend:
         if self._ready:
             return
         if self.settings.mode in ("auto", "cut"):
-            self._cut = NeckCut(module)
             found: set[int] | str = "a step has several micro-batches, and all their graphs would have to be kept"
-            if micro_batches == 1:
+            places: tuple[Place, ...] = ("heads", "neck") if micro_batches == 1 else ()
+            for place in places:  # the later the cut, the cheaper
+                self._cut = Cut(module, place)
                 found = self._cut.trunk([parameter for _, parameter in named], probe)
-            if isinstance(found, set):
-                self._trunk = found
-            elif self.settings.mode == "cut":
+                if isinstance(found, set):
+                    self._trunk = found
+                    break
+            if isinstance(found, str) and self.settings.mode == "cut":
                 raise UsageError(f"gradients cannot be compared at the neck: {found}. Use the blend mode params.")
         self._ready = True
 
@@ -119,7 +126,7 @@ class GradientBlend:
         elif self._trunk is None:
             info = self._exact(named, moment)
         else:
-            info = self._at_the_neck(named, moment)
+            info = self._at_the_cut(named, moment)
         self._found = None
         return Blended({name: float(value) for name, value in values.items()}, info)
 
@@ -142,8 +149,7 @@ class GradientBlend:
         if self._trunk is None:
             return slots
         assert self._cut is not None
-        assert self._cut.leaf is not None
-        return [self._cut.leaf, *(slot for index, slot in enumerate(slots) if index not in self._trunk)]
+        return [*self._cut.leaves, *(slot for index, slot in enumerate(slots) if index not in self._trunk)]
 
     def _exact(self, named: Named, moment: Moment) -> dict[str, float]:
         """Gradients of the weights are compared."""
@@ -154,24 +160,28 @@ class GradientBlend:
         self._set(named, _combined(found, shared, share), share)
         return share.info
 
-    def _at_the_neck(self, named: Named, moment: Moment) -> dict[str, float]:
-        """Gradients of the neck's map are compared: an approximation of the above, with one pass through the trunk."""
+    def _at_the_cut(self, named: Named, moment: Moment) -> dict[str, float]:
+        """Gradients of the maps at the cut are compared: an approximation of the above, with one pass through the trunk.
+        """
         assert self._found is not None
         assert self._trunk is not None
         assert self._cut is not None
-        found = self._found
+        found, maps = self._found, self._cut.maps
         shared = _shared(found)
-        (products,) = sum_over_ranks([gram(found, [0] if 0 in shared else [])])
+        (products,) = sum_over_ranks([gram(found, [slot for slot in shared if slot < len(maps)])])
         share = self._share(products, found, moment)
-        leaf, *rest = _combined(found, shared, share)
+        combined = _combined(found, shared, share)
         upstream = [parameter for index, (_, parameter) in enumerate(named) if index in self._trunk]
-        neck = self._cut.neck
-        assert neck is not None
-        leaf = torch.zeros_like(neck) if leaf is None else leaf
-        above = iter(torch.autograd.grad(neck, upstream, grad_outputs=leaf.to(neck.dtype), allow_unused=True))
-        below = iter(rest)
+        wanted = [
+            torch.zeros_like(tensor) if gradient is None else gradient.to(tensor.dtype)
+            for tensor, gradient in zip(maps, combined, strict=False)
+        ]
+        live = [(tensor, gradient) for tensor, gradient in zip(maps, wanted, strict=True) if tensor.requires_grad]
+        tensors, gradients = ([pair[part] for pair in live] for part in (0, 1))
+        above = iter(torch.autograd.grad(tensors, upstream, grad_outputs=gradients, allow_unused=True))
+        below = iter(combined[len(maps) :])
         result = [next(above) if index in self._trunk else next(below) for index in range(len(named))]
-        self._cut.neck = self._cut.leaf = None
+        self._cut.forget()
         parameters: list[Tensor] = [parameter for _, parameter in named]
         self._set(named, summed_over_ranks({TASK: result}, parameters)[TASK], share)
         return share.info

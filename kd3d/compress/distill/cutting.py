@@ -1,60 +1,83 @@
-"""Cutting a network at its neck, so that gradients can be compared there."""
+"""Cutting a network behind its trunk, so that gradients can be compared there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from kd3d.training.objective import Probe
 
+Place = Literal["heads", "neck"]
 
-class NeckCut:
-    """Replaces the neck's map by a leaf of the graph, in forward passes inside ``active``.
+
+class Cut:
+    """Replaces maps by leaves of the graph, in forward passes inside ``active``.
 
     Args:
         module: a detector whose ``backbone`` returns its levels and the neck's map; may be wrapped for data-parallel
             training.
+        place: ``neck``, or ``heads``: the inputs of the last convolution of every branch of a centre head. The later
+            the cut, the less is run backward once per loss.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, place: Place) -> None:
+        self.place = place
         inner = getattr(module, "module", module)
         self._backbone: nn.Module | None = getattr(inner, "backbone", None)
-        self.neck: Tensor | None = None
-        self.leaf: Tensor | None = None
+        self._last = _last_layers(inner)
+        self.maps: list[Tensor] = []
+        self.leaves: list[Tensor] = []
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Cut the forward pass inside."""
-        assert self._backbone is not None
-        handle = self._backbone.register_forward_hook(self._hook)
-        try:
+        self.forget()
+        with ExitStack() as hooks:
+            if self.place == "neck":
+                assert self._backbone is not None
+                hooks.callback(self._backbone.register_forward_hook(self._behind).remove)
+            else:
+                for layer in self._last:
+                    hooks.callback(layer.register_forward_pre_hook(self._before).remove)
             yield
-        finally:
-            handle.remove()
 
-    def _hook(self, _: nn.Module, __: Any, output: tuple[list[Tensor], Tensor]) -> tuple[list[Tensor], Tensor]:
-        levels, self.neck = output
-        self.leaf = self.neck.detach().requires_grad_()
-        return levels, self.leaf
+    def forget(self) -> None:
+        """Let go of the last forward pass."""
+        self.maps, self.leaves = [], []
+
+    def _behind(self, _: nn.Module, __: Any, output: tuple[list[Tensor], Tensor]) -> tuple[list[Tensor], Tensor]:
+        levels, neck = output
+        return levels, self._leaf(neck)
+
+    def _before(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (self._leaf(inputs[0]),)
+
+    def _leaf(self, tensor: Tensor) -> Tensor:
+        self.maps.append(tensor)
+        self.leaves.append(tensor.detach().requires_grad_())
+        return self.leaves[-1]
 
     def trunk(self, parameters: Sequence[nn.Parameter], probe: Probe) -> set[int] | str:
-        """Positions in ``parameters`` of those upstream of the neck, or why the network cannot be cut there.
+        """Positions in ``parameters`` of those upstream of the cut, or why the network cannot be cut there.
 
         Args:
             parameters: all that learn.
             probe: a forward pass that returns the parts of the loss by name.
         """
+        if self.place == "heads" and not self._last:
+            return "the network has no centre head whose branches could be cut"
         if self._backbone is None:
             return "the network has no backbone whose neck could be cut"
         with self.active(), probe() as parts:
-            assert self.neck is not None
-            if not self.neck.requires_grad:
-                return "nothing upstream of the neck learns"
-            found = torch.autograd.grad(self.neck.sum(), parameters, retain_graph=True, allow_unused=True)
+            live = [tensor for tensor in self.maps if tensor.requires_grad]
+            if not live:
+                return f"nothing upstream of the {self.place} learns"
+            total = torch.stack([tensor.float().sum() for tensor in live]).sum()
+            found = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
             trunk = {index for index, gradient in enumerate(found) if gradient is not None}
             upstream = [parameters[index] for index in sorted(trunk)]
             for name, part in parts.items():
@@ -64,5 +87,14 @@ class NeckCut:
                     else ()
                 )
                 if any(gradient is not None for gradient in past):
-                    return f"{name} reads maps upstream of the neck"
+                    return f"{name} reads maps upstream of the {self.place}"
         return trunk
+
+
+def _last_layers(module: nn.Module) -> list[nn.Module]:
+    """The last convolution of every branch of a centre head; none in other networks."""
+    tasks = getattr(getattr(module, "head", None), "tasks", None)
+    if not isinstance(tasks, nn.ModuleList):
+        return []
+    branches = [branch for task in tasks for branch in task.children()]
+    return [last for branch in branches if isinstance(last := getattr(branch, "out", None), nn.Module)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from kd3d.compress.distill.baselines import Affinity, AttentionTransfer, FeatureMse, InstanceRelation, Mimic
 from kd3d.compress.distill.features import cross_scale
+from kd3d.compress.distill.instances import InstanceLogits, RegionFeatures
 from kd3d.compress.distill.labelfree import ProposalRanking, SoftBoxes, SoftHeatmap
 from kd3d.compress.distill.masks import (
     Confident,
@@ -44,6 +45,8 @@ KINDS: dict[str, type[Any]] = {
     "mimic": Mimic,
     "affinity": Affinity,
     "gid-relation": InstanceRelation,
+    "gid-logits": InstanceLogits,
+    "region": RegionFeatures,
     "nine-points": NinePoints,
     "relations": PointRelations,
     "responses": GaussianResponses,

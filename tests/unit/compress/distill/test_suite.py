@@ -15,6 +15,7 @@ from test_signals import CLASSES, FRAMES, SPEC, boxes, leaves, make_spec, output
 from kd3d.compress.distill.baselines import Affinity, AttentionTransfer, FeatureMse, InstanceRelation, Mimic
 from kd3d.compress.distill.context import SignalContext, regression_maps
 from kd3d.compress.distill.features import cross_scale
+from kd3d.compress.distill.instances import InstanceLogits, RegionFeatures
 from kd3d.compress.distill.labelfree import ProposalRanking, SoftBoxes, SoftHeatmap, adaptive_weight, peaks
 from kd3d.compress.distill.masks import Foreground, Richness
 from kd3d.compress.distill.points import nine_points, roi_grid, sample_points
@@ -360,3 +361,61 @@ def test_what_cannot_be_made_is_refused(work, text):
 def test_an_optional_signal_is_left_out_where_it_cannot_join_the_models():
     assert made({"signal": "ranking", "optional": True}, COARSE, SPEC) == ()
     assert made({"signal": "center-boxes", "optional": True}, SPEC, SPEC) == (CenterRegression(),)
+
+
+def test_general_instances_are_the_places_of_most_disagreement_whoever_is_right():
+    teacher, student = torch.full((1, 2, 9, 9), 0.1), torch.full((1, 2, 9, 9), 0.1)
+    teacher[0, 0, 2, 2], student[0, 1, 6, 6], teacher[0, 1, 2, 3] = 0.9, 0.8, 0.4
+    everywhere = torch.ones(9, 9, dtype=torch.bool)
+    mask = InstanceLogits(count=10).instances(student, teacher, everywhere)
+    wanted = torch.zeros(1, 9, 9)
+    wanted[0, 1:4, 1:4] = wanted[0, 5:8, 5:8] = 1  # the lower maximum beside the first is no instance of its own
+    assert torch.equal(mask, wanted)
+    assert InstanceLogits(count=1).instances(student, teacher, everywhere).sum() == 9
+    assert InstanceLogits(threshold=0.75).instances(student, teacher, everywhere).sum() == 9
+    for wrong in ({"count": 0}, {"window": 4}):
+        with pytest.raises(UsageError, match="at least 1 instance .* odd number of cells"):
+            InstanceLogits(**wrong)
+
+
+def test_gid_l_is_the_divergence_at_the_instances_by_a_slow_loop():
+    teacher, student = output(SPEC, seed=1), output(SPEC, seed=2)
+    context = SignalContext(student, teacher, SPEC, SPEC, FRAMES)
+    signal = InstanceLogits(count=4)
+    t, s = context.teacher_heatmap.double(), context.student_heatmap.detach().double()
+    total_error, cells = 0.0, 0
+    for frame in range(3):
+        apart = (t[frame] - s[frame]).abs().amax(0)
+        tops = []
+        for y in range(16):
+            for x in range(16):
+                near = apart[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+                if apart[y, x] == near.max() and apart[y, x] > 0.01:
+                    tops.append((float(apart[y, x]), y, x))
+        chosen = sorted(tops, reverse=True)[:4]
+        square = {(y + i, x + j) for _, y, x in chosen for i in (-1, 0, 1) for j in (-1, 0, 1)}
+        for y, x in ((y, x) for y, x in square if 0 <= y < 16 and 0 <= x < 16):
+            cells += 1
+            for c in range(3):
+                p, q = float(t[frame, c, y, x]), float(s[frame, c, y, x])
+                total_error += p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    assert value(signal, context).item() == pytest.approx(total_error / cells, rel=1e-5)
+
+
+def test_every_object_has_the_mass_of_its_confidence_whatever_its_area():
+    teacher = output(SPEC, frames=1)
+    hm, dim = teacher.heads[0].hm.data, teacher.heads[0].dim.data
+    hm.fill_(-20), dim.zero_(), teacher.heads[0].center.data.fill_(0.5)
+    hm[0, 0, 4, 4], hm[0, 1, 11, 11] = 0.0, 0.0  # confidence 0.5 each: one short and narrow, one long
+    dim[0, :, 11, 11] = torch.tensor([math.log(6.0), math.log(3.0), 0.0])
+    context = SignalContext(same(teacher), teacher, SPEC, SPEC, FRAMES[:1])
+    signal = RegionFeatures(eta=0.0, zeta=0.0, tap="neck")
+    mask, frames = signal.region(context, teacher.taps[-1].tensor.detach(), SPEC.output_grid)
+    assert frames == 1
+    assert mask.sum().item() == pytest.approx(1, abs=1e-5)
+    assert mask[0, :8, :8].sum().item() == pytest.approx(0.5, abs=0.01)
+    assert mask[0, 4, 4] > 3 * mask[0, 11, 11]  # the same mass on fewer cells
+    hm.fill_(-20)
+    empty = SignalContext(same(teacher), teacher, SPEC, SPEC, FRAMES[:1])
+    assert signal.region(empty, teacher.taps[-1].tensor.detach(), SPEC.output_grid)[1] == 0
+    assert value(signal, empty).item() == 0
