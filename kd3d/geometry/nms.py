@@ -34,7 +34,7 @@ def rotated_nms(boxes: Floats, scores: Floats, *, threshold: float, pre: int, po
     chosen[:, 2:4] = np.maximum(chosen[:, 2:4], 0)
     suppress = compiled_suppress()
     kept = rotated_reference(chosen, threshold, post) if suppress is None else suppress(chosen, threshold, post)
-    return np.asarray(order[kept], np.int64)
+    return order[np.array(kept, np.int64)]
 
 
 def rotated_reference(chosen: Floats, threshold: float, post: int) -> Kept:
@@ -54,9 +54,16 @@ def circle_nms(centers: Floats, scores: Floats, *, threshold: float, pre: int, p
     """
     order = _best_first(centers, scores, 2, pre)
     chosen = np.asarray(centers, np.float64)[order]
-    distance = ((chosen[:, None] - chosen[None]) ** 2).sum(axis=2)
-    first, second = np.nonzero(np.triu(distance <= threshold, k=1))
-    return order[_greedy(len(order), first, second, post)]
+    alive = np.ones(len(order), bool)
+    kept: list[int] = []
+    for box in range(len(order)):  # only kept boxes are compared with what follows them
+        if len(kept) == post:
+            break
+        if alive[box]:
+            kept.append(box)
+            distance = ((chosen[box] - chosen[box + 1 :]) ** 2).sum(axis=1)
+            alive[box + 1 :] &= ~(distance <= threshold)
+    return order[np.array(kept, np.int64)]
 
 
 def _best_first(boxes: Floats, scores: Floats, columns: int, pre: int) -> Kept:

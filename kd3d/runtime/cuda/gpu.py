@@ -51,6 +51,9 @@ class Gpu:
         stream: of the backend, such as the engine's; a new one unless given.
         image: the compiled kernels; compiled for the device unless given.
 
+    Attributes:
+        image: what was loaded.
+
     Raises:
         BackendError: the kernels cannot be compiled here.
         CudaError, DeviceMemoryError: the device failed.
@@ -58,7 +61,8 @@ class Gpu:
 
     def __init__(self, device: DeviceBackend, *, stream: Stream | None = None, image: bytes | None = None) -> None:
         self.device = device
-        self._module = device.load_module(image or compile_kernels(device.info().compute_capability))
+        self.image = image or compile_kernels(device.info().compute_capability)
+        self._module = device.load_module(self.image)
         self._own_stream = stream is None
         self.stream = device.stream() if stream is None else stream
         self._functions: dict[str, Any] = {}
