@@ -127,8 +127,9 @@ def compress(
     predictor = latency.of_frames(table, source.train, plan.stats_frames)
     result = _compress(model, source, budgets, settings=plan, out=out, device=device, predictor=predictor)
     _show(result)
+    page = _report(out)
     found = latency.of_the_student(predictor, result.student, out)
-    emit({**result.metrics, **found, "model": str(result.model)}, as_json=json_line)
+    emit({**result.metrics, **found, **page, "model": str(result.model)}, as_json=json_line)
 
 
 def _settings(distill: Any, space: Any, **rest: Any) -> Any:
@@ -160,3 +161,17 @@ def _show(result: Any) -> None:
     found = {name: result.metrics[name] for name in ("teacher", "student", "control") if result.metrics[name]}
     show(comparison("teacher and student", found))
     say(f"student: {result.model}")
+
+
+def _report(out: Path) -> dict[str, str]:
+    """The page of the run; hours of training are not lost where it cannot be drawn."""
+    from kd3d.errors import BackendError
+    from kd3d.report.pareto import write_report
+
+    try:
+        made = write_report(out)
+    except BackendError as error:
+        say(f"no report: {error}")
+        return {}
+    say(f"report: {made.html}")
+    return {"report": str(made.html)}

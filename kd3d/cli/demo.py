@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kd3d.cli.console import TerminalProgress, emit, say
-from kd3d.cli.models import load_model
+from kd3d.cli.models import SHIPPED, load_model
 from kd3d.cli.options import Force, Json, Out, Workers
 
 
@@ -35,7 +35,12 @@ def demo(
     settings = DemoSettings(
         scenes=scenes, samples=samples, steps=steps, batch_size=batch_size, budget=budget_flops, iterations=iterations
     )
-    open_run(out, {"command": "demo", **to_json(settings)}, False, force)
+    open_run(
+        out,
+        {"command": "demo", "teacher": teacher or SHIPPED, "data": str(out / "world"), **to_json(settings)},
+        False,
+        force,
+    )
     result = run_demo(model, out, settings=settings, progress=TerminalProgress(), workers=max(workers, 1))
     show(
         comparison(
@@ -47,4 +52,5 @@ def demo(
         f"the student has {result['macs_ratio']:.1%} of the teacher's MACs and is {result['speedup']:.2f} times as fast"
     )
     say(f"picture: {result['picture']}")
+    say(f"report: {result['report']}")
     emit(result, as_json=json_line)

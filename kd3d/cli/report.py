@@ -12,21 +12,25 @@ from kd3d.cli.options import Json
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="The folder given to `kd3d search --out` or `kd3d compress --out`.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a compress, demo, search, distill, train or bench.")],
     teacher: Annotated[
         str | None, typer.Option("--teacher", help="Named in the page's commands; otherwise what the run recorded.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", "--data-root", help="Named in the page's commands, likewise.")
+        str | None, typer.Option("--data", "--data-root", help="Likewise; boxes from above are drawn on its frames.")
     ] = None,
     json_line: Json = False,
 ) -> None:
-    """Write the page of a run: every student, the front, the budgets, and the command that makes each of them."""
+    """Write the page of a run: teacher and student, boxes from above, speed, search, training, machine, commands."""
     from kd3d.report.pareto import write_report
     from kd3d.report.pareto_page import facts
 
     made = write_report(run, teacher=teacher, data=data)
-    say(facts(made.record))
+    if made.record is not None:
+        say(facts(made.record))
+    for text in made.missing:
+        say(f"not in this run: {text}")
     say(f"report: {made.html}")
-    files = {"report": str(made.html), "png": str(made.png), "svg": str(made.svg)}
-    emit({**files, "students": len(made.record.candidates), "chosen": made.record.chosen}, as_json=json_line)
+    files = {key: str(path) for key, path in (("png", made.png), ("svg", made.svg)) if path is not None}
+    found = {} if made.record is None else {"students": len(made.record.candidates), "chosen": made.record.chosen}
+    emit({"report": str(made.html), **files, **found, "missing": list(made.missing)}, as_json=json_line)

@@ -21,6 +21,7 @@ from kd3d.datasets.world import write_world
 from kd3d.detectors.checkpoint import Model
 from kd3d.evaluation.evaluate import evaluate
 from kd3d.export.onnx import export_onnx
+from kd3d.report.pareto import write_report
 from kd3d.report.picture import draw
 from kd3d.report.table import comparison
 from kd3d.runs.atomic import write_json, write_text
@@ -63,7 +64,7 @@ def run_demo(
     """Compress, export, time and score; returns ``teacher`` and ``student`` with their figures, and the files written.
 
     ``out`` receives ``world/``, ``compress/``, ``teacher-onnx/``, ``student-onnx/``, ``frames/``, ``bench/``,
-    ``demo.json``, ``table.md`` and ``boxes.png``.
+    ``demo.json``, ``table.md``, ``boxes.png`` and ``report.html``.
 
     Raises:
         OutputError: ``out`` is not writable.
@@ -205,7 +206,9 @@ def _finish(
         "speedup": figures["teacher"]["latency_ms_p50"] / figures["student"]["latency_ms_p50"],
         "macs_ratio": figures["student"]["macs"] / figures["teacher"]["macs"],
         "picture": str(picture),
+        "report": str(out / "report.html"),
     }
     write_json(out / "demo.json", result)
     write_text(out / "table.md", comparison("", {name: figures[name] for name in NAMES}).markdown() + "\n")
+    write_report(out, data=str(out / "world"))
     return result

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from kd3d.errors import DataError
 from kd3d.report.pareto_page import page
 from kd3d.report.pareto_plot import draw_pareto
+from kd3d.report.parts import RunParts, find_parts
 from kd3d.report.search_record import SearchRecord, read_metrics, read_search
-from kd3d.report.table import Table, comparison
-from kd3d.runs.atomic import read_json, write_text
-from kd3d.runs.folder import SETTINGS
-
-MODELS = ("teacher", "student", "control")
+from kd3d.report.sections import sections
+from kd3d.runs.atomic import write_text
 
 
 @dataclass(frozen=True)
@@ -24,57 +19,44 @@ class Report:
 
     Args:
         html: the page.
-        png, svg: the scatter as a picture.
-        record: what they show.
+        png, svg: the scatter as a picture; ``None`` where nothing was searched.
+        record: the search they show, likewise.
+        missing: parts that the run does not have, each with the command that makes it.
     """
 
     html: Path
-    png: Path
-    svg: Path
-    record: SearchRecord
+    png: Path | None
+    svg: Path | None
+    record: SearchRecord | None
+    missing: tuple[str, ...] = ()
 
 
 def write_report(run: Path, *, teacher: str | None = None, data: str | None = None) -> Report:
-    """Write ``report.html``, ``pareto.png`` and ``pareto.svg`` into the folder of a search or a compress run.
+    """Write ``report.html`` into a run's folder, and for a search ``pareto.png`` and ``pareto.svg``.
 
     Args:
-        run: the folder; commands on the page name it as it is given here.
+        run: of compress, demo, search, distill, train or bench; commands on the page name it as it is given here.
         teacher: for those commands; otherwise what the run's ``settings.json`` says.
-        data: likewise.
+        data: likewise; the frames seen from above are read from it.
 
     Raises:
-        DataError: the folder holds no search, or a file in it is damaged.
+        DataError: the folder holds nothing to show, or a file in it is damaged.
         BackendError: matplotlib is not installed.
         OutputError: the folder is not writable.
     """
     run = Path(run)
-    record, metrics = read_search(run), read_metrics(run)
-    request = {**_request(run), **{key: value for key, value in (("teacher", teacher), ("data", data)) if value}}
-    summary = [] if metrics is None else _summary(run / "metrics.json", metrics)
-    text = page(record, run=run, request=request, summary=summary)
-    png, svg = draw_pareto(record, run)
+    parts = find_parts(run)
+    searched = parts.search or run
+    record = read_search(searched) if parts.search is not None or parts.empty else None
+    around = sections(parts, read_metrics(run), data=data)
+    text = page(record, run=searched, request=_request(parts, teacher, data), around=around)
+    png, svg = draw_pareto(record, run) if record is not None else (None, None)
     write_text(run / "report.html", text)
-    return Report(run / "report.html", png, svg, record)
+    return Report(run / "report.html", png, svg, record, around.missing)
 
 
-def _request(run: Path) -> dict[str, Any]:
-    path = run / SETTINGS
-    if not path.exists():
-        return {}
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: must be an object. Restore the file or run again.")
-    return {key: found[key] for key in ("teacher", "data") if isinstance(found.get(key), str)}
-
-
-def _summary(path: Path, metrics: Mapping[str, Any]) -> list[Table]:
-    models = {name: metrics[name] for name in MODELS if metrics.get(name)}
-    for name, values in models.items():
-        if not isinstance(values, dict):
-            raise DataError(f"{path}: {name} must be an object. Restore the file or run again.")
-    if not models:
-        return []
-    try:
-        return [comparison("Teacher and student", models)]
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: a value is not a number ({error}). Restore the file or run again.") from error
+def _request(parts: RunParts, teacher: str | None, data: str | None) -> dict[str, str]:
+    given = {"teacher": teacher, "data": data}
+    recorded = {key: parts.settings.get(key) for key in given}
+    found = {key: given[key] or recorded[key] for key in given}
+    return {key: value for key, value in found.items() if isinstance(value, str)}

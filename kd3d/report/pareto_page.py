@@ -13,13 +13,13 @@ import html
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from kd3d.report.search_record import Point, SearchRecord
-from kd3d.report.table import Table
+from kd3d.report.sections import Sections
 
 COSTS = {
     "macs": "MACs",
@@ -33,29 +33,34 @@ STATES = ("trained", "running", "pruned", "failed", "untrained")
 NEAR = 1.6  # a teacher that costs more than this many times the dearest student would squeeze them together
 
 
-def page(record: SearchRecord, *, run: Path, request: Mapping[str, Any], summary: Sequence[Table] = ()) -> str:
+def page(record: SearchRecord | None, *, run: Path, request: Mapping[str, Any], around: Sections) -> str:
     """The page as text.
 
     Args:
-        record: what was searched.
-        run: the run folder, as the commands on the page name it.
+        record: what was searched; ``None`` where nothing was.
+        run: the folder of the search, as the commands on the page name it.
         request: ``teacher`` and ``data`` of the run, as they were given; a missing one becomes a placeholder.
-        summary: tables above the plot.
+        around: sections before and after the search.
     """
     style, script = _asset("page.css"), _asset("chart.js") + _asset("app.js")
-    script = f'"use strict";\n(() => {{\n{script}}})();\n'
+    script = f'"use strict";\n(() => {{\n{script}}})();\n' if record is not None else ""
     parts = {
-        "title": html.escape(f"kd3d search: {Path(run).resolve().name}"),
-        "facts": html.escape(facts(record)),
-        "summary": "\n".join(_table(table) for table in summary),
-        "footer": html.escape(_footer(record)),
+        "title": html.escape(around.title),
+        "facts": html.escape("" if record is None else facts(record)),
+        "before": around.before,
+        "search": "" if record is None else _asset("search.html"),
+        "after": around.after,
+        "footer": html.escape("Written by kd3d report." if record is None else _footer(record)),
         "style": style,
         "style_hash": _digest(style),
-        "script": script,
         "script_hash": _digest(script),
-        "data": _embedded(page_data(record, run=run, request=request)),
+        "scripts": "" if record is None else _scripts(page_data(record, run=run, request=request), script),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("page.html"))
+
+
+def _scripts(data: Mapping[str, Any], script: str) -> str:
+    return f'<script type="application/json" id="data">{_embedded(data)}</script>\n<script>{script}</script>'
 
 
 def facts(record: SearchRecord) -> str:
@@ -143,16 +148,6 @@ def _footer(record: SearchRecord) -> str:
     if any(point.score is not None for point in record.candidates):
         said += " mAP of a student is that after the steps named beside it, on the frames the search scored it on."
     return f"{said} Written by kd3d report."
-
-
-def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.columns)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    caption = html.escape(table.title)
-    return (
-        f'<section class="summary"><h2>{caption}</h2><div class="scroll" tabindex="0" role="region" '
-        f'aria-label="{caption}"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>'
-    )
 
 
 def _asset(name: str) -> str:

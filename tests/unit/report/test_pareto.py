@@ -49,6 +49,7 @@ def test_the_report_is_written_and_named(folder, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "2 students (2 trained); budget 25% of MACs; teacher t; strategy tpe; seed 3."
     last = json.loads(printed[-1])
+    assert [text.split(":")[0] for text in last.pop("missing")][1:] == ["speed", "training curves"]
     assert last == {
         "report": str(folder / "report.html"),
         "png": str(folder / "pareto.png"),
