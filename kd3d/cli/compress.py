@@ -127,9 +127,8 @@ def compress(
     predictor = latency.of_frames(table, source.train, plan.stats_frames)
     result = _compress(model, source, budgets, settings=plan, out=out, device=device, predictor=predictor)
     _show(result)
-    page = _report(out)
     found = latency.of_the_student(predictor, result.student, out)
-    emit({**result.metrics, **found, **page, "model": str(result.model)}, as_json=json_line)
+    emit({**result.metrics, **found, **_report(out), "model": str(result.model)}, as_json=json_line)
 
 
 def _settings(distill: Any, space: Any, **rest: Any) -> Any:
