@@ -107,7 +107,8 @@ def frame_of(seed, count, **more):
 
 
 @pytest.fixture
-def pair(shim, shim_library):
+def pair(shim, shim_library, monkeypatch):
+    monkeypatch.setattr("kd3d.runtime.cuda.pipeline._FIRST_CAPACITY", 4096)  # launches are sized by it
     opened = []
 
     def make(spec=SPEC, order=0, **net):
