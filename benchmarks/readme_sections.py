@@ -135,6 +135,22 @@ def pillars(record: Record) -> list[str]:
     return [table.markdown(), said]
 
 
+def runtime_overhead(record: Record) -> list[str]:
+    """What the runtime adds to the network, against what was asked for."""
+    network, host = record["network"], record["host"]
+    stages = host["stages_ms"]
+    table = Table("", ("on the CPU", "measured", "asked for"))
+    ratio, share = f"{network['ratio']:.3f}", f"{100 * host['share']:.1f} %"
+    table.rows.append(("network: our runner / a bare session", ratio, f"at most {network['bar']:.2f}"))
+    table.rows.append(("pillars, decoding and NMS / network", share, f"under {100 * host['bar']:.0f} %"))
+    times = ", ".join(f"{stage} {number(value, '{:.2f}')}" for stage, value in stages.items())
+    said = (
+        f"The shipped teacher, {record['settings']['frames']} frames of the validation world, in turns, "
+        f"medians of the fastest of {record['settings']['repeats']} repeats. Stages, ms: {times}."
+    )
+    return [said, table.markdown()]
+
+
 def kitti_overfit(record: Record) -> list[str]:
     """Twenty real frames learnt by heart."""
     heads = ("MACs", "parameters", "Car BEV", "Car 3D", "boxes as in torch", "latency p50")
@@ -205,4 +221,5 @@ SECTIONS = (
     Section("world_speed", "Writing the generated world", world_speed),
     Section("kitti_overfit", "Real KITTI frames, learnt by heart", kitti_overfit),
     Section("pillars", "Points to pillars", pillars),
+    Section("runtime_overhead", "What the runtime adds", runtime_overhead),
 )

@@ -30,6 +30,7 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ("cost_speed.py",),
     ("latency_prediction.py",),
     ("student_speed.py",),
+    ("runtime_overhead.py",),
     ("kitti_overfit.py", "--out", "runs/kitti-overfit"),
     ("nuscenes_keyframe.py", "--out", "runs/nuscenes-keyframe"),
 )

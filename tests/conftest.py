@@ -50,6 +50,12 @@ def host_device():
 
 
 @pytest.fixture(scope="session")
+def tiny_network():
+    """The module that writes an ONNX network of the tiny preset without torch."""
+    return load_support("tiny_network")
+
+
+@pytest.fixture(scope="session")
 def fake_cuda_file(tmp_path_factory) -> Path:
     """CUDA's runtime and driver in host memory, as a shared library compiled now."""
     compiler = shutil.which("gcc") or shutil.which("cc")

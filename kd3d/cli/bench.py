@@ -10,14 +10,15 @@ import typer
 
 from kd3d.cli import benching, latency
 from kd3d.cli.console import TerminalProgress, emit
-from kd3d.cli.models import Found, find_model, load_model
-from kd3d.cli.options import Device, Json, Split, Threads
+from kd3d.cli.models import ARTEFACTS, Found, find_model, load_model
+from kd3d.cli.options import CudaBackend, CudaGraph, Device, Json, Provider, Split, Threads
+from kd3d.cli.pipelines import Running
 from kd3d.errors import UsageError
 
 
 def bench(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help=".onnx, export folders, model folders or presets.")
+        list[str] | None, typer.Argument(metavar="MODEL...", help=".onnx, export, engine or model folders, presets.")
     ] = None,
     frames: Annotated[
         Path | None,
@@ -40,7 +41,10 @@ def bench(
     split: Split = "val",
     save_boxes: benching.SaveBoxes = None,
     columns: Annotated[str | None, typer.Option("--columns", help="Columns, where --frames is a .bin.")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
+    provider: Provider = "auto",
+    cuda_backend: CudaBackend = "auto",
+    cuda_graph: CudaGraph = False,
     threads: Threads = 0,
     make_table: Annotated[
         Path | None,
@@ -62,7 +66,8 @@ def bench(
     if make_table is not None:
         if models or frames is not None or synthetic:
             raise UsageError("--make-table measures the blocks alone: give no models and no frames.")
-        latency.make_table(make_table, out, runtime=runtime, device=device, threads=threads, as_json=json_line)
+        where = "cpu" if device == "auto" else device
+        latency.make_table(make_table, out, runtime=runtime, device=where, threads=threads, as_json=json_line)
         return
     if not models:
         raise UsageError("name at least one model to time, or --make-table BLOCKS.zip.")
@@ -83,7 +88,8 @@ def bench(
         include_transfers=include_transfers,
     )
     benching.check_request(data=data, save_boxes=save_boxes, models=models)
-    pipelines, described = _open(models, device, threads)
+    how = Running(device, provider, threads, cuda_backend=cuda_backend, cuda_graph=cuda_graph)
+    pipelines, described = _open(models, how)
     held, source = _frames(frames, next(iter(pipelines.values())).spec, columns)
     stored = benching.open_baseline(baseline, described, held)
     report = _measure(pipelines, held, settings, described=described, source=source, power=power)
@@ -118,27 +124,28 @@ def _measure(
         )
 
 
-def _open(models: list[str], device: str, threads: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def _open(models: list[str], how: Running) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     pipelines: dict[str, Any] = {}
     described: dict[str, dict[str, Any]] = {}
     for text in models:
         name = text if text not in pipelines else f"{text} #{len(pipelines) + 1}"
         found = find_model(text)
         pipelines[name], described[name] = (
-            _onnx(found, device, threads) if found.kind in ("onnx", "export") else _torch(found, device, threads)
+            _artefact(found, how) if found.kind in ARTEFACTS else _torch(found, how.device, how.threads)
         )
     return pipelines, described
 
 
-def _onnx(found: Found, device: str, threads: int) -> tuple[Any, dict[str, Any]]:
-    from kd3d.cli.pipelines import file_size_mb, onnx_pipeline
+def _artefact(found: Found, how: Running) -> tuple[Any, dict[str, Any]]:
+    from kd3d.cli.pipelines import artefact_pipeline, file_size_mb
 
-    pipeline = onnx_pipeline(found, provider=device, threads=threads)
+    pipeline = artefact_pipeline(found, how)
     assert found.path is not None
+    engine = found.kind == "engine"
     return pipeline, {
-        "runtime": "onnxruntime",
-        "device": device,
-        "threads": threads or None,
+        "runtime": pipeline.runner.name if engine else "onnxruntime",
+        "device": "cuda" if engine else pipeline.runner.device,
+        "threads": how.threads or None,
         "size_mb": file_size_mb(found.path),
         **benching.artefact(found.path),
     }

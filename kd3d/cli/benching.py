@@ -106,9 +106,14 @@ def artefact(path: Path) -> dict[str, Any]:
     import hashlib
 
     from kd3d.runs.atomic import read_json
+    from kd3d.runtime.engine_file import is_engine, read_engine_file
 
     folder, file = (path, path / "model.onnx") if path.is_dir() else (path.parent, path)
     found: dict[str, Any] = {}
+    if is_engine(path):
+        record = read_engine_file(path).record
+        kept = {key: record.get(key) for key in ("precision", "version")}
+        return {"sha256": record["engine"].get("sha256"), **kept}
     if file.is_file():
         found["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     if (folder / "export.json").is_file():

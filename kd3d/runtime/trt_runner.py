@@ -7,6 +7,7 @@ is asked of the module (``hasattr``), never of its version number.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class TrtRunner:
         self.engine, self.cuda_graph = engine, cuda_graph
         self._open_backend, self._held = backend, ExitStack()
         self._backend: DeviceBackend | None = None
+        self._alone = threading.Lock()
         self._places: dict[str, _Place] = {}
         self._prepared: dict[Shapes, _Prepared] = {}
         self._inputs: tuple[TensorInfo, ...] = ()
@@ -141,7 +143,7 @@ class TrtRunner:
         self._held.close()
 
     def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        """Run the engine.
+        """Run the engine. Threads may share a runner: they take turns.
 
         Args:
             feeds: arrays by input name; int64 becomes int32 where the engine has no int64 (before TensorRT 10).
@@ -154,15 +156,17 @@ class TrtRunner:
             DeviceMemoryError, CudaError: the device failed.
         """
         shapes = self._check(feeds)
-        for info, shape in zip(self.inputs, shapes, strict=True):
-            np.copyto(self._places[info.name].view(shape), feeds[info.name], casting="same_kind")
-        prepared = self._prepare(shapes)
-        self._launch(prepared)
-        self.backend.synchronize(self._stream)
-        return {
-            info.name: self._places[info.name].view(shape).copy()
-            for info, shape in zip(self._outputs, prepared.outputs, strict=True)
-        }
+        with self._alone:
+            self.backend.make_current()
+            for info, shape in zip(self.inputs, shapes, strict=True):
+                np.copyto(self._places[info.name].view(shape), feeds[info.name], casting="same_kind")
+            prepared = self._prepare(shapes)
+            self._launch(prepared)
+            self.backend.synchronize(self._stream)
+            return {
+                info.name: self._places[info.name].view(shape).copy()
+                for info, shape in zip(self._outputs, prepared.outputs, strict=True)
+            }
 
     def address(self, name: str) -> int:
         """Where a tensor lies on the device, to be filled or read by kernels on ``stream``."""

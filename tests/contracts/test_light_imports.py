@@ -35,7 +35,18 @@ def test_importing_brings_nothing_heavy(module):
 
 
 @pytest.mark.parametrize(
-    "module", ["kd3d.runtime.pipeline", "kd3d.runtime.runners", "kd3d.runtime.decode", "kd3d.bench", "kd3d.cli.main"]
+    "module",
+    [
+        "kd3d.runtime.pipeline",
+        "kd3d.runtime.runners",
+        "kd3d.runtime.decode",
+        "kd3d.runtime.trt_runner",
+        "kd3d.runtime.device.choose",
+        "kd3d.export.trt",
+        "kd3d.bench",
+        "kd3d.cli.main",
+        "kd3d.cli.pipelines",
+    ],
 )
 def test_the_vehicle_side_imports_without_the_training_packages(module):
     subprocess.run([sys.executable, "-c", f"{BLOCKER}\nimport {module}"], check=True)

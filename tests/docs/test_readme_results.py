@@ -54,7 +54,7 @@ def test_the_readme_says_what_the_recorded_files_say(table):
 
 def test_without_any_record_every_section_is_said_to_be_absent(table, tmp_path):
     text = table.rendered(README, tmp_path)
-    assert text.count("Not recorded yet") == 8
+    assert text.count("Not recorded yet") == 9
     assert "old" not in text
     assert text.startswith("a\n")
     assert text.endswith("c\n")

@@ -1,5 +1,6 @@
 """A device whose memory is the host's: every call of ``DeviceBackend``, in Python."""
 
+import threading
 import time
 
 import numpy as np
@@ -16,6 +17,10 @@ class HostBackend:
     def __init__(self, *, memory=1 << 33, integrated=False, capability=(8, 7), device="Fake Orin"):
         self.total, self.integrated, self.capability, self.device = memory, integrated, capability, device
         self.held, self.log, self.times, self.capturing, self.closed = {}, [], {}, None, False
+        self.threads = set()
+
+    def make_current(self):
+        self.threads.add(threading.get_ident())
 
     def info(self):
         return DeviceInfo(self.device, self.capability, "12.6", self.total, self.integrated)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,8 +36,16 @@ class CudaBindingsBackend:
         self._rt: Any = require("cuda.bindings.runtime", extra="cuda")
         self._cu: Any = require("cuda.bindings.driver", extra="cuda")
         self.index = index
-        self._call("cudaSetDevice", index)
+        self._thread = threading.local()
+        self.make_current()
+
+    def make_current(self) -> None:
+        """Let the calling thread use the device."""
+        if getattr(self._thread, "ready", False):
+            return
+        self._call("cudaSetDevice", self.index)
         self._call("cudaFree", 0)
+        self._thread.ready = True
 
     def info(self) -> DeviceInfo:
         """The device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from ctypes import byref, c_float, c_int, c_size_t, c_uint, c_void_p
 from typing import Any
 
@@ -36,8 +37,16 @@ class CtypesBackend(DriverKernels):
     def __init__(self, index: int = 0, *, runtime: Library | None = None, driver: Driver | None = None) -> None:
         self._cuda, self.index = runtime or open_runtime(), index
         self._driver = driver or Driver()
-        self._cuda.call("cudaSetDevice", c_int(index))
+        self._thread = threading.local()
+        self.make_current()
+
+    def make_current(self) -> None:
+        """Let the calling thread use the device."""
+        if getattr(self._thread, "ready", False):
+            return
+        self._cuda.call("cudaSetDevice", c_int(self.index))
         self._cuda.call("cudaFree", c_void_p(0))  # before CUDA 12 only this makes the primary context current
+        self._thread.ready = True
 
     def info(self) -> DeviceInfo:
         """The device."""

@@ -64,6 +64,9 @@ class DeviceBackend(Protocol):
     def name(self) -> str:
         """Of the binding: ``cuda-bindings``, ``ctypes``, ``pycuda`` or ``torch``."""
 
+    def make_current(self) -> None:
+        """Let the calling thread use the device; the thread that opened it may already. Cheap when repeated."""
+
     def info(self) -> DeviceInfo:
         """The device."""
 

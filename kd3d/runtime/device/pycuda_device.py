@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,19 @@ class PycudaBackend(DriverKernels):
             self._cuda.init()
             self._device = self._cuda.Device(index)
             self._context = self._device.retain_primary_context()
-            self._context.push()
+            self._thread = threading.local()
+            self.make_current()
         except self._cuda.Error as error:
             raise BackendError(f"pycuda cannot use device {index} ({error}). Check nvidia-smi.") from error
         self._memory: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
         self._events: dict[int, Any] = {}
+
+    def make_current(self) -> None:
+        """Let the calling thread use the device."""
+        if not getattr(self._thread, "ready", False):
+            self._context.push()
+            self._thread.ready = True
 
     def info(self) -> DeviceInfo:
         """The device."""

@@ -5,6 +5,7 @@ The module is handed in by the command: nothing in ``kd3d.runtime`` imports torc
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,19 @@ class TorchBackend(DriverKernels):
                 f"torch sees no CUDA device {index}. Install a CUDA build of torch, or use --device cpu."
             )
         self._torch, self._device, self.index = torch, torch.device("cuda", index), index
-        torch.cuda.set_device(self._device)
-        torch.cuda.synchronize(self._device)  # makes the primary context current
+        self._thread = threading.local()
+        self.make_current()
         self._driver = driver or Driver()
         self._memory: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
         self._events: dict[int, Any] = {}
+
+    def make_current(self) -> None:
+        """Let the calling thread use the device."""
+        if not getattr(self._thread, "ready", False):
+            self._torch.cuda.set_device(self._device)
+            self._torch.cuda.synchronize(self._device)  # makes the primary context current
+            self._thread.ready = True
 
     def info(self) -> DeviceInfo:
         """The device."""

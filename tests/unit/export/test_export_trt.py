@@ -213,6 +213,18 @@ def test_what_a_version_lacks_is_a_usage_error(onnx):
         build(fake("10.3.0")[0], onnx, BuildSettings(capabilities=("SM89",)))
 
 
+def test_a_topk_beyond_the_limit_ends_with_code_8_and_tensorrts_words(onnx, monkeypatch):
+    module, _ = fake("11.4.0")
+
+    def refuse(self, network, config):
+        self.logger.log(1, "ITopKLayer::setK: K exceeds the maximum value allowed (3840).")
+
+    monkeypatch.setattr(module.Builder, "build_serialized_network", refuse)
+    with pytest.raises(GraphError, match=r"cannot build model.onnx: ITopKLayer.*maximum value allowed \(3840\)") as caught:
+        build(module, onnx, BuildSettings())
+    assert caught.value.exit_code == 8
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

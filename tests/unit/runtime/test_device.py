@@ -6,6 +6,7 @@ import ctypes.util
 import os
 import re
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -226,6 +227,17 @@ def test_the_primary_context_is_made_current_before_anything_else(fake_cuda):
     assert fake_cuda.fake_calls().split() == [b"cudaSetDevice", b"cudaFree"]
 
 
+def test_each_thread_makes_the_context_current_once(fake_cuda):
+    from threading import Thread
+
+    backend = CtypesBackend()
+    backend.make_current()
+    other = Thread(target=lambda: (backend.make_current(), backend.make_current()))
+    other.start()
+    other.join()
+    assert fake_cuda.fake_calls().split() == [b"cudaSetDevice", b"cudaFree"] * 2
+
+
 def test_what_was_taken_is_given_back(fake_cuda):
     before = fake_cuda.fake_used()
     backend = CtypesBackend()
@@ -308,13 +320,14 @@ def test_cuda_bindings_takes_every_call_as_it_is_made():
     with pytest.raises(BackendError, match=r"cudaSetDevice: no usable NVIDIA driver or GPU here \(cudaErrorInsuff"):
         CudaBindingsBackend()
     backend = object.__new__(CudaBindingsBackend)
-    backend._rt, backend._cu, backend.index = runtime, driver, 0
+    backend._rt, backend._cu, backend.index, backend._thread = runtime, driver, 0, threading.local()
     array, stream = np.zeros(4, np.float32), 3
     buffer = HostBuffer(array.view(np.uint8), array.ctypes.data)
     launch = {"args": (np.uint64(1), np.int32(2)), "stream": stream, "shared_bytes": 64 << 10}
     graph, module, function = runtime.cudaGraphExec_t(5), driver.CUmodule(6), driver.CUfunction(7)
     calls = {
-        "info": (), "free_memory": (), "alloc": (8,), "free": (8,), "alloc_host": (8,), "free_host": (buffer,),
+        "make_current": (), "info": (), "free_memory": (),
+        "alloc": (8,), "free": (8,), "alloc_host": (8,), "free_host": (buffer,),
         "to_device": (8, array, stream), "to_host": (array, 8, stream), "fill": (8, 4), "stream": (),
         "synchronize": (stream,), "free_stream": (stream,), "event": (), "record": (4, stream), "elapsed_ms": (4, 5),
         "free_event": (4,), "begin_capture": (stream,), "end_capture": (stream,), "launch_graph": (graph, stream),

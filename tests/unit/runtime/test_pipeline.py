@@ -237,6 +237,50 @@ def test_a_missing_provider_is_named_with_those_there_are(tmp_path):
         pass
 
 
+class FakeOrt:
+    """onnxruntime with GPU providers, of which ``taken`` really start."""
+
+    def __init__(self, taken):
+        self.taken, self.asked, self.SessionOptions = taken, None, type("SessionOptions", (), {})
+
+    def get_available_providers(self):
+        return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def InferenceSession(self, path, options, providers):  # noqa: N802  its name there
+        self.asked = providers
+        return type("Session", (), {"get_providers": lambda session: [*self.taken, "CPUExecutionProvider"]})()
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_did_not_start_is_an_error_and_never_the_cpu_instead(tmp_path, monkeypatch, provider):
+    ort = FakeOrt(["CUDAExecutionProvider"] if provider == "tensorrt" else [])
+    monkeypatch.setattr("kd3d.runtime.runners.require", lambda name, extra: ort)
+    text = r"could not start (Tensorrt|CUDA)ExecutionProvider for m.onnx; it would run on .*CPU.* instead"
+    with pytest.raises(BackendError, match=text) as caught:
+        OrtRunner(graph(tmp_path / "m.onnx"), provider=provider).__enter__()
+    assert caught.value.exit_code == 5
+
+
+def test_the_device_and_the_precision_reach_the_provider(tmp_path, monkeypatch):
+    ort = FakeOrt(["TensorrtExecutionProvider", "CUDAExecutionProvider"])
+    monkeypatch.setattr("kd3d.runtime.runners.require", lambda name, extra: ort)
+    with OrtRunner(graph(tmp_path / "m.onnx"), provider="tensorrt", index=1, half=True) as runner:
+        assert (runner.device, runner.name) == ("cuda:1", "onnxruntime-tensorrt")
+    assert ort.asked == [
+        ("TensorrtExecutionProvider", {"device_id": 1, "trt_fp16_enable": True}),
+        ("CUDAExecutionProvider", {"device_id": 1}),
+    ]
+
+
+def test_a_runner_describes_its_tensors(tmp_path):
+    with OrtRunner(graph(tmp_path / "m.onnx")) as runner:
+        described = {info.name: (info.dtype, info.shape, info.low, info.high) for info in runner.inputs}
+        assert described["features"] == (np.float32, (None, 3, 10), (1, 3, 10), (None, 3, 10))
+        assert described["cells"] == (np.int64, (None,), (1,), (None,))
+        assert [info.name for info in runner.outputs] == onnx_names(SPEC)
+        assert runner.device == "cpu"
+
+
 def test_settings_that_make_no_sense_are_refused(tmp_path):
     with pytest.raises(UsageError, match="must be cpu, cuda, tensorrt, not 'tpu'"):
         OrtRunner(tmp_path / "m.onnx", provider="tpu")

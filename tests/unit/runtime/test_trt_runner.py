@@ -324,3 +324,13 @@ def test_the_ctypes_binding_carries_an_engine_with_graphs(tmp_path, fake_tensorr
     assert calls.count(b"launchGraph") == 3
     assert calls.count(b"cudaHostAllocMapped") == 2  # the fake device is integrated, as Orin is
     assert fake_cuda.fake_used() == before
+
+
+def test_threads_take_turns_and_each_makes_the_device_current(runner):
+    from concurrent.futures import ThreadPoolExecutor
+
+    many = [feeds(count, seed=count) for count in range(1, 13)]
+    with runner, ThreadPoolExecutor(3) as pool:
+        for given, got in zip(many, pool.map(runner.infer, many), strict=True):
+            np.testing.assert_allclose(got["total"], wanted(given), rtol=1e-5)
+    assert len(runner.held.threads) >= 1
