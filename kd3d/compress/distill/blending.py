@@ -168,7 +168,7 @@ class GradientBlend:
         assert self._cut is not None
         found, maps = self._found, self._cut.maps
         shared = _shared(found)
-        (products,) = sum_over_ranks([gram(found, [slot for slot in shared if slot < len(maps)])])
+        (products,) = sum_over_ranks([gram(found, [slot for slot in shared if slot < len(maps)], exact=False)])
         share = self._share(products, found, moment)
         combined = _combined(found, shared, share)
         upstream = [parameter for index, (_, parameter) in enumerate(named) if index in self._trunk]

@@ -55,8 +55,15 @@ def summed_over_ranks(found: Gradients, slots: Sequence[Tensor]) -> Gradients:
     return result
 
 
-def gram(found: Gradients, shared: Sequence[int]) -> Tensor:
-    """Dot products ``[K, K]`` of the losses' gradients over the ``shared`` slots, in double precision."""
+def gram(found: Gradients, shared: Sequence[int], *, exact: bool = True) -> Tensor:
+    """Dot products ``[K, K]`` of the losses' gradients over the ``shared`` slots, in double precision.
+
+    Args:
+        found: the gradients.
+        shared: slots that count.
+        exact: ``False`` multiplies in single precision, 65,536 numbers at a time, and adds up in double: for maps, which
+            are large and come from half precision.
+    """
     rows = list(found.values())
     device = next((g.device for row in rows for g in row if g is not None), torch.device("cpu"))
     result = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=device)
@@ -64,8 +71,9 @@ def gram(found: Gradients, shared: Sequence[int]) -> Tensor:
         present = [index for index, row in enumerate(rows) if row[slot] is not None]
         flat = [row[slot].reshape(-1) for row in rows if row[slot] is not None]  # type: ignore[union-attr]
         part = torch.zeros(len(present), len(present), dtype=torch.float64, device=device)
-        for start in range(0, flat[0].numel() if flat else 0, CHUNK):
-            block = torch.stack([vector[start : start + CHUNK].double() for vector in flat])
+        chunk, kind = (CHUNK, torch.float64) if exact else (CHUNK >> 4, torch.float32)
+        for start in range(0, flat[0].numel() if flat else 0, chunk):
+            block = torch.stack([vector[start : start + chunk].to(kind) for vector in flat])
             part += block @ block.T
         where = torch.tensor(present, dtype=torch.long, device=device)
         result[where[:, None], where] += part
