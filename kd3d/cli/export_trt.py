@@ -103,7 +103,7 @@ def _pillars(text: str | None, spec: Any) -> tuple[int, int, int]:
     """The profile: by default one pillar, half of what the detector keeps, and all of it."""
     from kd3d.errors import UsageError
 
-    most = spec.pillar_encoder.max_pillars
+    most = spec.encoder.rows
     if text is None:
         return 1, max(1, most // 2), most
     try:

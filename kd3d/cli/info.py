@@ -44,7 +44,7 @@ def info(
         say(line)
     say(f"{'pillar' if 'Pillar' in type(stats).__name__ else 'voxel'} statistics: {source}")
     if not buildable(spec):
-        say("cost only: this version does not build networks with voxel encoders or anchor heads")
+        say("cost only: this version does not build networks with anchor heads")
     record = {
         "model": model, "name": spec.name, "statistics": source, "buildable": buildable(spec), **_as_json(found),
         "memory_bits": bits, "weight_bytes": found.weight_bytes(bits),
@@ -68,9 +68,9 @@ def _specification(model: str) -> tuple[DetectorSpec, dict[str, Any], bool]:
 def _stats(
     spec: DetectorSpec, meta: dict[str, Any], data: Path | None, *, split: str, is_preset: bool
 ) -> tuple[Stats, str]:
-    from kd3d.compress.search.cost import PillarStats, measure_stats
+    from kd3d.compress.search.cost import PillarStats, SparseStats, measure_stats
     from kd3d.compress.search.published import published_stats
-    from kd3d.spec import VoxelEncoderSpec
+    from kd3d.spec import VoxelEncoderSpec, from_json
 
     voxels = isinstance(spec.encoder, VoxelEncoderSpec)
     if data is not None:
@@ -79,8 +79,10 @@ def _stats(
 
         dataset = open_dataset(data, split=split, sweeps=spec.points.sweeps)
         return (measure_sparse if voxels else measure_stats)(dataset, spec, n=20), f"measured on {data}"
-    if meta.get("pillar_stats"):
+    if meta.get("pillar_stats") and not voxels:
         return PillarStats(**meta["pillar_stats"]), "stored with the model"
+    if meta.get("sparse_stats") and voxels:
+        return from_json(SparseStats, meta["sparse_stats"]), "stored with the model"
     known = published_stats(spec.name) if is_preset else None
     if known is not None:
         return known

@@ -11,7 +11,7 @@ from kd3d.compress.data import CompressData, score
 from kd3d.compress.distilling import DistillResult, DistillSettings, distill, fingerprint, plain
 from kd3d.compress.recipe import Recipe
 from kd3d.compress.search.budget import Budgets
-from kd3d.compress.search.cost import StatsTable
+from kd3d.compress.search.cost import PillarStats, StatsTable
 from kd3d.compress.search.grid import Candidate
 from kd3d.compress.search.latency import LatencyModel
 from kd3d.compress.search.optimise import SearchResult, optimise
@@ -150,7 +150,9 @@ def compress(
         metrics["teacher_cache"] = taught.cache
     model = run / "student"
     if not model.exists():
-        meta = {**taught.student.meta, "made_by": "compress", "pillar_stats": to_json(stats(chosen.spec))}
+        counted = stats(chosen.spec)
+        kind = "pillar_stats" if isinstance(counted, PillarStats) else "sparse_stats"
+        meta = {**taught.student.meta, "made_by": "compress", kind: to_json(counted)}
         save_model(model, taught.student.module, {**meta, "choice": to_json(chosen.choice), "budget": students.limits})
     once(run / "metrics.json", lambda: metrics)
     return CompressResult(load_model(model), model, metrics, found)

@@ -1,19 +1,20 @@
-"""Samples to what a pillar network eats."""
+"""Samples to what a network eats: pillars, or voxels with their tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kd3d.detectors.voxel_batch import VoxelBatch, voxel_batch
 from kd3d.geometry.boxes import Floats
 from kd3d.runtime.pillars import flat_pillars, hard_pillars
 from kd3d.runtime.points import check_finite, crop_to_image, select_features
-from kd3d.spec import DetectorSpec
+from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 
 _MIN_ROWS = 2  # batch norm in training needs two rows even where all clouds are empty
 
@@ -83,8 +84,11 @@ class PillarBatch:
         )
 
 
-def prepare(samples: Sequence[Cloud], spec: DetectorSpec, *, padded: bool = False) -> PillarBatch:
-    """Turn samples into pillars: the form of ``spec.encoder.mode`` (padded for ``hard``, flat for ``dynamic``).
+Batch: TypeAlias = "PillarBatch | VoxelBatch"
+
+
+def prepare(samples: Sequence[Cloud], spec: DetectorSpec, *, padded: bool = False) -> Batch:
+    """Turn samples into pillars, in the form of their mode (padded for ``hard``, flat for ``dynamic``), or into voxels.
 
     Args:
         samples: ``Sample`` or ``kd3d.runtime.frames.Frame``.
@@ -98,7 +102,9 @@ def prepare(samples: Sequence[Cloud], spec: DetectorSpec, *, padded: bool = Fals
     for sample in samples:
         cloud = select_features(view_points(sample, spec), sample.features, spec.points)
         clouds.append(check_finite(cloud, sample.token))
-    if padded or spec.pillar_encoder.mode == "hard":
+    if isinstance(spec.encoder, VoxelEncoderSpec):
+        return voxel_batch(clouds, spec.grid, spec.encoder)
+    if padded or spec.encoder.mode == "hard":
         return _padded(clouds, spec)
     return _flat(clouds, spec)
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from kd3d.detectors.blocks import ConvNorm
 from kd3d.detectors.encoder import PointLayer
 from kd3d.detectors.model import CenterPoint
+from kd3d.detectors.sparse import PackedSparseConv, SparseConv
+from kd3d.detectors.voxel_encoder import SparseConvNorm
 
 
 def folded(module: CenterPoint) -> CenterPoint:
@@ -25,11 +27,23 @@ def folded(module: CenterPoint) -> CenterPoint:
         elif isinstance(part, PointLayer) and isinstance(part.norm, nn.BatchNorm1d):
             _fold(part.linear, part.norm, outputs_first=True)
             part.norm = nn.Identity()
+        elif isinstance(part, SparseConvNorm) and isinstance(part.norm, nn.BatchNorm1d):
+            _fold(part.conv, part.norm, outputs_first=True)
+            part.norm = nn.Identity()
+    return twin
+
+
+def packed(module: CenterPoint) -> CenterPoint:
+    """``folded``, and every sparse convolution one gather and one product with one matrix: what exports have."""
+    twin = folded(module)
+    for part in twin.modules():
+        if isinstance(part, SparseConvNorm) and isinstance(part.conv, SparseConv):
+            part.conv = PackedSparseConv(part.conv)
     return twin
 
 
 def _fold(layer: nn.Module, norm: nn.BatchNorm1d | nn.BatchNorm2d, *, outputs_first: bool) -> None:
-    assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+    assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, SparseConv))
     assert norm.running_mean is not None and norm.running_var is not None
     # In double precision: the variance may be tiny, and the product is rounded once.
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)

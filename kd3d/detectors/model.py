@@ -1,4 +1,4 @@
-"""CenterPoint-Pillar: pillars, BEV backbone, centre head."""
+"""CenterPoint: pillars or voxels, BEV backbone, centre head."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from kd3d.detectors.backbone import BevBackbone
-from kd3d.detectors.batch import PillarBatch
+from kd3d.detectors.batch import Batch, PillarBatch
 from kd3d.detectors.blocks import scatter_to_bev
 from kd3d.detectors.encoder import PillarEncoder
 from kd3d.detectors.head import CenterHead
+from kd3d.detectors.voxel_encoder import VoxelEncoder, scatter_columns
 from kd3d.geometry.grid import BevGrid
 from kd3d.runtime.heads import TaskMaps
-from kd3d.spec import DetectorSpec
+from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 
 
 class BevTap(NamedTuple):
@@ -34,14 +35,16 @@ class DetectorOutput(NamedTuple):
 
 
 class CenterPoint(nn.Module):
-    """A pillar detector with a centre head; made by ``kd3d.detectors.build.build``.
+    """A detector with a centre head; made by ``kd3d.detectors.build.build``.
 
     Attributes:
         spec: what it was built from.
         encoder, backbone, head: its three parts.
     """
 
-    def __init__(self, spec: DetectorSpec, *, encoder: PillarEncoder, backbone: BevBackbone, head: CenterHead) -> None:
+    def __init__(
+        self, spec: DetectorSpec, *, encoder: PillarEncoder | VoxelEncoder, backbone: BevBackbone, head: CenterHead
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.encoder = encoder
@@ -49,51 +52,65 @@ class CenterPoint(nn.Module):
         self.head = head
         self._tap_grids = _tap_grids(spec)
 
-    def forward(self, batch: PillarBatch) -> DetectorOutput:
+    def forward(self, batch: Batch) -> DetectorOutput:
         """Head maps (raw: logits, log sizes) and taps ``level0`` ... and ``neck`` for a batch of frames."""
-        pillars = self._encode(batch)
-        levels, neck = self.backbone(self._canvas(pillars, batch.cells, batch.batch_size))
+        levels, neck = self.backbone(self._canvas(self._encode(batch), batch.cells, batch.batch_size))
         maps = [*levels, neck]
         taps = (BevTap(name, tensor, grid) for (name, grid), tensor in zip(self._tap_grids, maps, strict=True))
         return DetectorOutput(self.head(neck), tuple(taps))
 
-    def forward_tensors(
-        self, features: Tensor, counts: Tensor, cells: Tensor, batch_size: int = 1
-    ) -> tuple[Tensor, ...]:
-        """The same from and to plain tensors, for export: padded pillars in, maps out.
+    def forward_tensors(self, *inputs: Tensor, batch_size: int = 1) -> tuple[Tensor, ...]:
+        """The same from and to plain tensors, for export: padded pillars, or voxels and tables, in; maps out.
 
         Args:
-            features: ``[P, N, D]``.
-            counts: ``[P]`` int64.
-            cells: ``[P]`` int64.
+            *inputs: in the order of ``kd3d.runtime.inputs.input_names``: ``features [P, N, D]``, ``counts [P]`` and
+                ``cells [P]``; or ``features [N, F]``, tables and ``cells [M]``.
             batch_size: frames.
 
         Returns:
             ``[B, C, H, W]`` maps in the order of ``kd3d.runtime.heads.onnx_names``.
         """
-        pillars = self.encoder(features, counts)
-        _, neck = self.backbone(self._canvas(pillars, cells, batch_size))
+        features, *others, cells = inputs
+        if isinstance(self.encoder, VoxelEncoder):
+            encoded = self.encoder(features, others)
+        else:
+            encoded = self.encoder(features, others[0])
+        _, neck = self.backbone(self._canvas(encoded, cells, batch_size))
         return tuple(tensor for task in self.head(neck) for tensor in task if tensor is not None)
 
-    def _encode(self, batch: PillarBatch) -> Tensor:
+    def _encode(self, batch: Batch) -> Tensor:
         device = batch.features.device.type
         mixed = torch.is_autocast_enabled(device)
         # Coordinates stay in fp32: 51.2 m is known to 0.25 m in bf16.
         with torch.autocast(device, enabled=False) if mixed else nullcontext():
-            if batch.flat_pillar is None:
-                pillars: Tensor = self.encoder(batch.features, batch.counts)
-            else:
-                pillars = self.encoder.forward_flat(batch.features, batch.flat_pillar, batch.cells.shape[0])
+            encoded = self._rows(batch)
         # Without autocast the rest may have been cast as a whole: a teacher at inference speed.
-        return pillars.to(torch.get_autocast_dtype(device) if mixed else next(self.backbone.parameters()).dtype)
+        return encoded.to(torch.get_autocast_dtype(device) if mixed else next(self.backbone.parameters()).dtype)
 
-    def _canvas(self, pillars: Tensor, cells: Tensor, batch_size: int) -> Tensor:
-        grid = self.spec.grid
-        return scatter_to_bev(pillars, cells, batch_size=batch_size, ny=grid.ny, nx=grid.nx)
+    def _rows(self, batch: Batch) -> Tensor:
+        """One row per pillar, or per site of the last sparse layer."""
+        found: Tensor
+        if isinstance(self.encoder, VoxelEncoder):
+            assert not isinstance(batch, PillarBatch), f"{self.spec.name} reads voxels"
+            found = self.encoder(batch.features, batch.tables)
+        else:
+            assert isinstance(batch, PillarBatch), f"{self.spec.name} reads pillars"
+            if batch.flat_pillar is None:
+                found = self.encoder(batch.features, batch.counts)
+            else:
+                found = self.encoder.forward_flat(batch.features, batch.flat_pillar, batch.cells.shape[0])
+        return found
+
+    def _canvas(self, rows: Tensor, cells: Tensor, batch_size: int) -> Tensor:
+        grid, encoder = self.spec.grid, self.spec.encoder
+        if isinstance(encoder, VoxelEncoderSpec):
+            ny, nx, depth = grid.ny // encoder.stride, grid.nx // encoder.stride, encoder.z_sizes(grid)[-1]
+            return scatter_columns(rows, cells, frames=batch_size, ny=ny, nx=nx, depth=depth)
+        return scatter_to_bev(rows, cells, batch_size=batch_size, ny=grid.ny, nx=grid.nx)
 
 
 def _tap_grids(spec: DetectorSpec) -> tuple[tuple[str, BevGrid], ...]:
-    found, stride = [], 1
+    found, stride = [], spec.encoder.stride
     for index, step in enumerate(spec.backbone.strides):
         stride *= step
         found.append((f"level{index}", spec.grid.coarsened(stride)))

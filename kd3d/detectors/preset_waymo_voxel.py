@@ -1,4 +1,4 @@
-"""CenterPoint-Voxel for Waymo: SparseKD's teacher and three narrower students; specified and costed, not built yet."""
+"""CenterPoint-Voxel for Waymo: SparseKD's teacher and three narrower students."""
 
 from __future__ import annotations
 

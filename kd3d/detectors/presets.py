@@ -11,8 +11,9 @@ from kd3d.detectors.preset_nuscenes import nuscenes_pillar
 from kd3d.detectors.preset_waymo import waymo_pillar
 from kd3d.detectors.preset_waymo_voxel import waymo_voxel
 from kd3d.detectors.preset_world import world_six_tasks, world_student, world_teacher, world_tiny
+from kd3d.detectors.preset_world_voxel import world_voxel_small, world_voxel_tiny
 from kd3d.errors import UsageError
-from kd3d.spec import CenterHeadSpec, DetectorSpec, PillarEncoderSpec
+from kd3d.spec import CenterHeadSpec, DetectorSpec
 
 PRESETS: dict[str, Callable[[], DetectorSpec]] = {
     "waymo-centerpoint-pillar": partial(waymo_pillar, "", cell_m=0.32, half_range_m=74.24, max_points=20),
@@ -35,6 +36,8 @@ PRESETS: dict[str, Callable[[], DetectorSpec]] = {
     "world-centerpoint-pillar-small": world_student,
     "world-centerpoint-pillar-six-tasks": world_six_tasks,
     "world-centerpoint-pillar-tiny": world_tiny,
+    "world-centerpoint-voxel-small": world_voxel_small,
+    "world-centerpoint-voxel-tiny": world_voxel_tiny,
 }
 
 
@@ -51,7 +54,7 @@ def preset(name: str) -> DetectorSpec:
 
 def buildable(spec: DetectorSpec) -> bool:
     """Whether this version builds the network of ``spec``; it costs those of all."""
-    return isinstance(spec.encoder, PillarEncoderSpec) and isinstance(spec.head, CenterHeadSpec)
+    return isinstance(spec.head, CenterHeadSpec)
 
 
 def describe(name: str) -> str:
@@ -82,4 +85,6 @@ _LINES: dict[str, str] = {
     "world-centerpoint-pillar-small": "a student for the generated world with about a quarter of the teacher's MACs",
     "world-centerpoint-pillar-six-tasks": "a small detector for the generated world with the six nuScenes tasks",
     "world-centerpoint-pillar-tiny": "for tests: 64 x 64 cells, trains in seconds",
+    "world-centerpoint-voxel-small": "a voxel detector for the generated world, 0.2 x 0.2 x 0.4 m, trains on a CPU",
+    "world-centerpoint-voxel-tiny": "for tests: voxels of 0.4 m, 64 x 64 cells, trains in seconds",
 }

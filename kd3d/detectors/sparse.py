@@ -1,8 +1,8 @@
 """Sparse 3D convolution in plain torch: neighbour tables in, a gather and a matrix product per layer.
 
-A table ``[M, K]`` says, for each of ``M`` output sites and each of the ``K`` taps of the kernel (z, y, x order), which of
-the ``N`` input sites the tap falls on; ``N`` stands for none and reads a row of zeros. All submanifold convolutions of a
-stage share one table, so tables are built once, outside the network. The sums are those of a dense convolution
+A table ``[M, K]`` says, for each of ``M`` output sites and each of the ``K`` taps of the kernel (z, y, x order), which
+of the ``N`` input sites the tap falls on; ``N`` stands for none and reads a row of zeros. All submanifold convolutions
+of a stage share one table, so tables are built once, outside the network. The sums are those of a dense convolution
 (cross-correlation, as torch's and spconv's) at the active sites.
 
 Backward stores the features and the table only and gathers again. Two routes give the same numbers:
@@ -100,8 +100,8 @@ def sparse_conv(features: Tensor, weight: Tensor, kernel_map: KernelMap, *, rout
 
     Args:
         features: ``[N, C]``.
-        weight: ``[C', C, kz, ky, kx]``, as a dense convolution's.
-        kernel_map: of ``N`` input sites and ``kz * ky * kx`` taps.
+        weight: ``[C', C, K]``, or with the kernel's axes apart as a dense convolution's.
+        kernel_map: of ``N`` input sites and ``K`` taps.
         route: ``table`` or ``pairs``; by default ``pairs`` on a CPU.
 
     Returns:
@@ -114,7 +114,7 @@ def sparse_conv(features: Tensor, weight: Tensor, kernel_map: KernelMap, *, rout
 
 
 def tap_matrices(weight: Tensor) -> Tensor:
-    """``[C', C, kz, ky, kx]`` to ``[K, C, C']``."""
+    """``[C', C, K]`` (or ``[C', C, kz, ky, kx]``) to ``[K, C, C']``."""
     return weight.flatten(2).permute(2, 1, 0).contiguous()
 
 
@@ -126,11 +126,16 @@ def gather_product(features: Tensor, table: Tensor, matrix: Tensor) -> Tensor:
 
 
 class SparseConv(nn.Module):
-    """A sparse convolution's parameters; named, shaped and initialised as those of ``nn.Conv3d``."""
+    """A sparse convolution.
+
+    Its weight ``[C', C, K]`` is that of ``nn.Conv3d`` with the kernel flattened, and so are its initial values. (Torch
+    would want a rank-5 parameter in a memory format of its own where the 2D layers are made channels-last.)
+    """
 
     def __init__(self, inputs: int, outputs: int, *, kernel: tuple[int, int, int] = (3, 3, 3), bias: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, *kernel))
+        self.kernel = kernel
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, math.prod(kernel)))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         self.bias: nn.Parameter | None = None
         if bias:

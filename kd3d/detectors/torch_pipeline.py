@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch
 from numpy.typing import NDArray
 
-from kd3d.detectors.batch import Cloud, PillarBatch, prepare
+from kd3d.detectors.batch import Batch, Cloud, PillarBatch, prepare
 from kd3d.detectors.checkpoint import Model
+from kd3d.detectors.voxel_batch import VoxelBatch
 from kd3d.errors import BackendError, UsageError
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.runtime.decode import candidates, suppress
 from kd3d.runtime.heads import heads_from_arrays, onnx_names
-from kd3d.spec import DetectorSpec
+from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Arrays = Mapping[str, NDArray[Any]]
@@ -59,24 +60,32 @@ class TorchPipeline:
     def pre(self, frame: Cloud) -> dict[str, NDArray[Any]]:
         """Points to network inputs, on the host."""
         batch = prepare([frame], self.spec, padded=self.padded)
+        if isinstance(batch, VoxelBatch):
+            assert isinstance(self.spec.encoder, VoxelEncoderSpec)
+            return batch.feeds(self.spec.encoder)
         feeds = {"features": batch.features.numpy(), "counts": batch.counts.numpy(), "cells": batch.cells.numpy()}
         return feeds if batch.flat_pillar is None else {**feeds, "flat_pillar": batch.flat_pillar.numpy()}
 
     def network(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Network inputs to head maps ``[1, C, H, W]`` float32 by name; returns when they are on the host."""
-        tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
-        batch = PillarBatch(
-            features=tensors["features"],
-            counts=tensors["counts"],
-            cells=tensors["cells"],
-            batch_size=1,
-            flat_pillar=tensors.get("flat_pillar"),
-        ).to(self.device)
+        batch = self._batch(feeds).to(self.device)
         kind = _TYPES.get(self.precision)
         with torch.inference_mode(), torch.autocast(self.device.type, kind) if kind else nullcontext():
             heads = self.module(batch).heads
         maps = [tensor.float().cpu().contiguous().numpy() for task in heads for tensor in task if tensor is not None]
         return dict(zip(onnx_names(self.spec), maps, strict=True))
+
+    def _batch(self, feeds: Arrays) -> Batch:
+        if isinstance(self.spec.encoder, VoxelEncoderSpec):
+            return VoxelBatch.from_feeds(feeds, self.spec.encoder)
+        tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+        return PillarBatch(
+            features=tensors["features"],
+            counts=tensors["counts"],
+            cells=tensors["cells"],
+            batch_size=1,
+            flat_pillar=tensors.get("flat_pillar"),
+        )
 
     def decode(self, arrays: Arrays) -> Boxes3D:
         """Head maps to candidates."""

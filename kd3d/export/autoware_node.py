@@ -133,5 +133,5 @@ class TorchNode(NodeStages):
         tensors = (torch.from_numpy(array) for array in (features.astype(np.float32), counts, cells))
         with torch.inference_mode():
             points, count, cell = tensors
-            maps = self.module.forward_tensors(points, count.long(), cell.long(), 1)
+            maps = self.module.forward_tensors(points, count.long(), cell.long())
         return {name: array.numpy() for name, array in zip(onnx_names(self.spec), maps, strict=True)}

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from kd3d import __version__
-from kd3d.detectors.fold import folded
+from kd3d.detectors.fold import packed
 from kd3d.detectors.model import CenterPoint
 from kd3d.errors import GraphError
-from kd3d.export.manifest import INPUT_NAMES
 from kd3d.optional import require
 from kd3d.runtime.heads import onnx_names
-from kd3d.spec import DetectorSpec, to_json
+from kd3d.runtime.inputs import input_names
+from kd3d.spec import DetectorSpec, VoxelEncoderSpec, to_json
 
-_TRACED_PILLARS = 64  # any count but 0 and 1 will do; the graph is for all of them
+_TRACED_ROWS = 64  # any count but 0 and 1 will do; the graph is for all of them
 
 
 class OneFrame(nn.Module):
@@ -29,11 +29,11 @@ class OneFrame(nn.Module):
 
     def __init__(self, module: CenterPoint) -> None:
         super().__init__()
-        self.module = folded(module).float().cpu()
+        self.module = packed(module).float().cpu()
 
-    def forward(self, features: Tensor, counts: Tensor, cells: Tensor) -> tuple[Tensor, ...]:
-        """``[P, N, D]``, ``[P]``, ``[P]`` to ``[1, C, H, W]`` maps."""
-        return self.module.forward_tensors(features, counts, cells, 1)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The inputs of ``kd3d.runtime.inputs.input_names`` to ``[1, C, H, W]`` maps."""
+        return self.module.forward_tensors(*inputs)
 
 
 def write_graph(
@@ -46,25 +46,21 @@ def write_graph(
         spec: to record; differs from the module's at most in ``max_pillars``.
         path: to write.
         opset: of the default domain.
-        pillars: a fixed pillar count, or ``None`` for any.
+        pillars: a fixed pillar count, or ``None`` for any; sites of voxel networks are always free.
         weights_sha256: recorded, so that the file can be traced to its model.
 
     Raises:
         GraphError: the exporter cannot express the network.
         BackendError: onnx or onnxscript is not installed.
     """
-    rows = pillars or _TRACED_PILLARS
-    inputs = (
-        torch.zeros(rows, spec.pillar_encoder.max_points, spec.point_inputs),
-        torch.ones(rows, dtype=torch.int64),
-        torch.arange(rows) % (spec.grid.nx * spec.grid.ny),
-    )
-    dynamic = None if pillars else tuple({0: torch.export.Dim("pillars", min=1)} for _ in inputs)
+    inputs, free = _voxel_inputs(spec) if isinstance(spec.encoder, VoxelEncoderSpec) else _pillar_inputs(spec, pillars)
+    # The arguments are variadic, so their dimensions are one tuple within the tuple of parameters.
+    dynamic = None if free is None else (tuple({0: torch.export.Dim(name, min=1)} for name in free),)
     export_module(
         OneFrame(module).eval(),
         inputs,
         path,
-        input_names=INPUT_NAMES,
+        input_names=input_names(spec),
         output_names=onnx_names(spec),
         opset=opset,
         dynamic=dynamic,
@@ -115,6 +111,29 @@ def export_module(
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise GraphError(f"torch cannot export {path.stem} at opset {opset}: {first}") from error
+
+
+def _pillar_inputs(spec: DetectorSpec, pillars: int | None) -> tuple[tuple[Tensor, ...], list[str] | None]:
+    """Example inputs, and the name of the first dimension of each where it is free."""
+    rows = pillars or _TRACED_ROWS
+    inputs = (
+        torch.zeros(rows, spec.pillar_encoder.max_points, spec.point_inputs),
+        torch.ones(rows, dtype=torch.int64),
+        torch.arange(rows) % (spec.grid.nx * spec.grid.ny),
+    )
+    return inputs, None if pillars else ["pillars"] * len(inputs)
+
+
+def _voxel_inputs(spec: DetectorSpec) -> tuple[tuple[Tensor, ...], list[str]]:
+    assert isinstance(spec.encoder, VoxelEncoderSpec)
+    tables, free, rows = [], [], _TRACED_ROWS
+    for name in spec.encoder.tables:
+        if name.startswith("strided"):
+            rows += 1  # equal numbers would be taken for one dimension
+        tables.append(torch.zeros(rows, 3 if name == "strided_out" else 27, dtype=torch.int32))
+        free.append(f"sites_{name.removeprefix('strided').removeprefix('submanifold').strip('_')}")
+    inputs = (torch.zeros(_TRACED_ROWS, spec.point_inputs), *tables, torch.zeros(rows, dtype=torch.int64))
+    return inputs, [free[0], *free, free[-1]]
 
 
 def lower_opset(path: Path, opset: int) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 from kd3d import __version__
 from kd3d.runtime.heads import onnx_names
-from kd3d.spec import DetectorSpec
+from kd3d.runtime.inputs import input_names
+from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 
-INPUT_NAMES = ("features", "counts", "cells")
 ONNX_FILE, SPEC_FILE, PIPELINE_FILE, EXPORT_FILE = "model.onnx", "spec.json", "pipeline.json", "export.json"
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -28,14 +28,15 @@ def pipeline_json(
         file: of the network step, in the same folder.
         pillars: fixed pillar count of the network, or ``None`` where it is dynamic.
     """
-    outputs = onnx_names(spec)
+    outputs, inputs = onnx_names(spec), list(input_names(spec))
+    operation = "voxels" if isinstance(spec.encoder, VoxelEncoderSpec) else "pillars"
     return {
         "format": 1,
         "spec": SPEC_FILE,
         "pillars": pillars,
         "steps": [
-            {"name": "pre", "kind": "host", "operation": "pillars", "inputs": ["points"], "outputs": list(INPUT_NAMES)},
-            {"name": "network", "kind": kind, "file": file, "inputs": list(INPUT_NAMES), "outputs": outputs},
+            {"name": "pre", "kind": "host", "operation": operation, "inputs": ["points"], "outputs": inputs},
+            {"name": "network", "kind": kind, "file": file, "inputs": inputs, "outputs": outputs},
             {"name": "decode", "kind": "host", "operation": "decode", "inputs": outputs, "outputs": ["candidates"]},
             {"name": "nms", "kind": "host", "operation": "nms", "inputs": ["candidates"], "outputs": ["boxes"]},
         ],

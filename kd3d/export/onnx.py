@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kd3d.detectors.checkpoint import Model, weights_bytes
 from kd3d.detectors.torch_pipeline import TorchPipeline
 from kd3d.errors import GateError, GraphError, OutputError, UsageError
@@ -28,11 +26,12 @@ from kd3d.export.parity import ParityReport, Stages, compare, compare_maps
 from kd3d.export.parity_match import FP16_TOLERANCE, Tolerance
 from kd3d.export.probes import probe_frames
 from kd3d.export.rtx import rtx_gate
+from kd3d.export.spare_rows import padded_feeds
 from kd3d.optional import require
 from kd3d.runs.atomic import atomic_folder, output_errors, write_json
 from kd3d.runtime.frames import Frame
 from kd3d.runtime.pipeline import load_pipeline
-from kd3d.spec import DetectorSpec, to_json
+from kd3d.spec import DetectorSpec, VoxelEncoderSpec, to_json
 
 OPSETS = range(18, 21)
 PRECISIONS = ("fp32", "fp16")
@@ -154,9 +153,9 @@ def check_targets(path: Path, targets: Sequence[str]) -> dict[str, list[str]]:
 
 def shipped_spec(spec: DetectorSpec, pillars: int | None) -> DetectorSpec:
     """The specification of an export: a network of ``pillars`` rows keeps no more pillars than that."""
-    if pillars is None or pillars >= spec.pillar_encoder.max_pillars:
+    if pillars is None or isinstance(spec.encoder, VoxelEncoderSpec) or pillars >= spec.encoder.max_pillars:
         return spec
-    return replace(spec, encoder=replace(spec.pillar_encoder, max_pillars=pillars))
+    return replace(spec, encoder=spec.encoder.capped(pillars))
 
 
 def check_graph(path: Path) -> dict[str, int]:
@@ -202,15 +201,9 @@ def check_parity(
 def _padding_failures(reference: Stages, candidate: Stages, frames: Sequence[Frame], tolerance: Tolerance) -> list[str]:
     """Rows that stand for no pillar repeat the spare cell; the maps must not notice."""
     found = []
-    grid = reference.spec.grid
     for frame in frames:
         feeds = reference.pre(frame)
-        features = feeds["features"]
-        padded = {
-            "features": np.concatenate([features, np.ones((_PADDING_ROWS, *features.shape[1:]), features.dtype)]),
-            "counts": np.concatenate([feeds["counts"], np.zeros(_PADDING_ROWS, feeds["counts"].dtype)]),
-            "cells": np.concatenate([feeds["cells"], np.full(_PADDING_ROWS, grid.nx * grid.ny, feeds["cells"].dtype)]),
-        }
+        padded = padded_feeds(feeds, reference.spec, rows=_PADDING_ROWS)
         wanted, got = reference.network(feeds), candidate.network(padded)
         found += compare_maps(wanted, got, reference.spec, tolerance=tolerance, where=f"{frame.token} with padding")
     return found
@@ -220,6 +213,11 @@ def _check_request(model: Model, out: Path, opset: int, pillars: int | None) -> 
     if opset not in OPSETS:
         raise UsageError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, not {opset}.")
     area = model.spec.grid.nx * model.spec.grid.ny
+    if pillars is not None and isinstance(model.spec.encoder, VoxelEncoderSpec):
+        raise UsageError(
+            f"{model.spec.name} has voxels: its stages have different numbers of sites, which the graph leaves free. "
+            "Leave --pillars out."
+        )
     if pillars is not None and not 2 <= pillars <= area:
         raise UsageError(f"pillars must be 2 to {area} (the grid's cells), not {pillars}.")
     check_out(out)

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from kd3d.geometry.grid import BevGrid
 from kd3d.runtime.frames import Frame
-from kd3d.spec import DetectorSpec
+from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 
+_CORNER = 24  # cells along a side
 _MAX_POINTS = 600_000  # a frame with more than any LiDAR gives only costs time
 _RANGES = {"intensity": (0.0, 255.0), "time_lag": (0.0, 0.5), "elongation": (0.0, 1.5), "ring": (0.0, 31.0)}
 
@@ -17,14 +18,19 @@ def probe_frames(spec: DetectorSpec, *, seed: int = 0) -> list[Frame]:
     """Frames for ``spec``, the same for the same seed.
 
     They are: no points; all points out of range; one point per pillar; crowded pillars with more points than fit;
-    and as many pillars as the detector keeps.
+    and as many pillars as the detector keeps. Of voxels the last fills a corner of the range from bottom to top.
     """
     rng = np.random.default_rng(seed)
-    grid, encoder = spec.grid, spec.pillar_encoder
+    grid, encoder = spec.grid, spec.encoder
     area = grid.nx * grid.ny
-    sparse = rng.choice(area, min(area, encoder.max_pillars, 500), replace=False)
+    sparse = rng.choice(area, min(area, encoder.rows, 500), replace=False)
     crowded = np.repeat(rng.choice(area, min(area, 300), replace=False), encoder.max_points + 3)
-    full = rng.permutation(area)[: min(area, encoder.max_pillars + 10, _MAX_POINTS)]
+    if isinstance(encoder, VoxelEncoderSpec):
+        # Voxels above voxels: every tap of the kernels is met, also along z.
+        corner = (np.arange(_CORNER)[:, None] * grid.nx + np.arange(_CORNER)).ravel()
+        full = np.repeat(corner, 2 * encoder.z_sizes(grid)[0])[: encoder.rows + 10]
+    else:
+        full = rng.permutation(area)[: min(area, encoder.rows + 10, _MAX_POINTS)]
     return [
         _frame("empty", np.zeros(0, np.int64), spec, rng),
         _outside(spec, rng),

@@ -29,7 +29,7 @@ def rtx_gate(onnx: Path, spec: DetectorSpec, *, capabilities: tuple[str, ...] = 
             "trt-rtx", "skipped", reason=f"{MODULE} is not installed; install it with: pip install 'kd3d[trt-rtx]'"
         )
     trt: Any = require(MODULE, extra="trt-rtx")
-    most = spec.pillar_encoder.max_pillars
+    most = spec.encoder.rows
     sizes: dict[str, int] = {}
     for name in capabilities:
         settings = BuildSettings("graph", "graph", pillars=(1, max(1, most // 2), most), capabilities=(name,))

@@ -65,8 +65,7 @@ def _compare(
     with load_pipeline(folder, runner) as engine, OrtRunner(onnx) as reference:
         spec = engine.spec
         most = next(info for info in runner.inputs if info.name == "features").high[0] or 1
-        limit = min(spec.pillar_encoder.max_pillars, most)
-        fitting = replace(spec, encoder=replace(spec.pillar_encoder, max_pillars=limit))
+        fitting = replace(spec, encoder=spec.encoder.capped(most))
         held = [*probe_frames(fitting), *frames]
         tolerance = Tolerance() if exact else FP16_TOLERANCE
         return compare(Pipeline(fitting, reference), engine, held, tolerance=tolerance)

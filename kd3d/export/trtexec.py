@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kd3d.errors import UsageError
 from kd3d.export.trt_build import BuildSettings
-from kd3d.spec import DetectorSpec
+from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 
 _LEVELS = {"ampere+": "ampere+", "same-capability": "sameComputeCapability"}
 
@@ -72,6 +72,9 @@ def _precision(settings: BuildSettings, major: int) -> list[str]:
     return (["--fp16"] if settings.precision == "fp16" else []) + tf32
 
 
-def _shapes(spec: DetectorSpec, pillars: int) -> str:
-    features = f"{pillars}x{spec.pillar_encoder.max_points}x{spec.point_inputs}"
-    return f"features:{features},counts:{pillars},cells:{pillars}"
+def _shapes(spec: DetectorSpec, rows: int) -> str:
+    if isinstance(spec.encoder, VoxelEncoderSpec):
+        tables = [f"{name}:{rows}x{3 if name == 'strided_out' else 27}" for name in spec.encoder.tables]
+        return ",".join([f"features:{rows}x{spec.point_inputs}", *tables, f"cells:{rows}"])
+    features = f"{rows}x{spec.encoder.max_points}x{spec.point_inputs}"
+    return f"features:{features},counts:{rows},cells:{rows}"

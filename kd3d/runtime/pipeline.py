@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd3d.errors import DataError, SpecError
-from kd3d.geometry.boxes import Boxes3D
+from kd3d.geometry.boxes import Boxes3D, Floats
 from kd3d.runs.atomic import read_json
 from kd3d.runtime.decode import candidates, suppress
 from kd3d.runtime.engine_file import is_engine, read_engine_file
@@ -23,8 +23,10 @@ from kd3d.runtime.points import check_finite, crop_to_image, select_features
 from kd3d.runtime.runners import OrtRunner, Runner
 from kd3d.runtime.tensors import TensorInfo, find_tensor
 from kd3d.runtime.trt_runner import TrtRunner
+from kd3d.runtime.voxels import mean_voxels, voxel_inputs
 from kd3d.spec.codec import from_json
 from kd3d.spec.detector import DetectorSpec
+from kd3d.spec.voxel import VoxelEncoderSpec
 
 Arrays = Mapping[str, NDArray[Any]]
 SPEC_KEY = "kd3d.spec"  # of the specification among an ONNX file's metadata
@@ -39,7 +41,7 @@ class Pipeline:
 
     Attributes:
         dropped_points, dropped_pillars: of the last frame: points inside the range that found their pillar or the list
-            of pillars full, and cells that found the list full.
+            of pillars full, and cells that found the list full; voxels count as pillars.
         total_dropped_points, total_dropped_pillars: of all frames so far.
     """
 
@@ -72,6 +74,7 @@ class Pipeline:
     def pre(self, frame: Frame) -> dict[str, NDArray[Any]]:
         """Network inputs of a frame: ``features [P, N, D]`` float32, ``counts [P]`` and ``cells [P]`` int64.
 
+        Of voxels ``features [N, F]`` float32, the neighbour tables of the stages (int32), and ``cells [M]`` int64.
         Encoders of mode ``dynamic`` get the same padded pillars; their exported graph masks the unused slots. There are
         as many rows as the runner asks for, at least one; rows without a pillar have count 0 and the cell ``ny * nx``.
         What does not fit the runner's limit is dropped and counted.
@@ -83,18 +86,30 @@ class Pipeline:
         check_finite(points, frame.token)
         if self.spec.points.camera_view_only and frame.lidar2image is not None and frame.image_size_px is not None:
             points = crop_to_image(points, frame.lidar2image, frame.image_size_px)
+        if isinstance(self.spec.encoder, VoxelEncoderSpec):
+            return self._voxels(points, self.spec.encoder)
         tensor, grid, encoder = self._pillar_tensor(), self.spec.grid, self.spec.pillar_encoder
         limit = min(tensor.high[0] or encoder.max_pillars, encoder.max_pillars)
         pillars = hard_pillars(points, grid, max_points=encoder.max_points, max_pillars=limit)
-        self.dropped_points, self.dropped_pillars = pillars.dropped_points, pillars.dropped_pillars
-        self.total_dropped_points += pillars.dropped_points
-        self.total_dropped_pillars += pillars.dropped_pillars
+        self._count(pillars.dropped_points, pillars.dropped_pillars)
         pillars = pad_pillars(pillars, tensor.round_up(0, len(pillars.counts)), grid.ny * grid.nx)
         return {
             "features": pillars.features,
             "counts": pillars.counts.astype(np.int64),
             "cells": pillars.cells.astype(np.int64),
         }
+
+    def _voxels(self, points: Floats, encoder: VoxelEncoderSpec) -> dict[str, NDArray[Any]]:
+        """Mean features of voxels, the neighbour tables of the stages, and the BEV cells of the last one's sites."""
+        voxels = mean_voxels(points, self.spec.grid, encoder)
+        self._count(voxels.dropped_points, voxels.dropped_voxels)
+        made = voxel_inputs([voxels], self.spec.grid, encoder)
+        return {"features": made.features, **dict(zip(encoder.tables, made.tables, strict=True)), "cells": made.cells}
+
+    def _count(self, points: int, pillars: int) -> None:
+        self.dropped_points, self.dropped_pillars = points, pillars
+        self.total_dropped_points += points
+        self.total_dropped_pillars += pillars
 
     def network(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Head maps by name, ``[1, C, H, W]``."""

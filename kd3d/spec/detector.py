@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kd3d.errors import SpecError
@@ -64,6 +64,15 @@ class PillarEncoderSpec:
             raise SpecError(f"encoder filters must be positive, and even but for the last; got {self.filters}.")
         if self.max_points < 1 or self.max_pillars < 1:
             raise SpecError("max_points and max_pillars must be at least 1.")
+
+    @property
+    def rows(self) -> int:
+        """Most rows that an export is planned for."""
+        return self.max_pillars
+
+    def capped(self, rows: int) -> PillarEncoderSpec:
+        """The same, keeping at most ``rows`` pillars per frame."""
+        return replace(self, max_pillars=min(self.max_pillars, rows))
 
     @property
     def stride(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kd3d.errors import SpecError
@@ -71,9 +71,30 @@ class VoxelEncoderSpec:
             raise SpecError("max_points and max_voxels must be at least 1.")
 
     @property
+    def rows(self) -> int:
+        """Most sites that a stage of an export is planned for."""
+        return self.max_voxels
+
+    def capped(self, rows: int) -> VoxelEncoderSpec:
+        """The same, keeping at most ``rows`` voxels per frame."""
+        return replace(self, max_voxels=min(self.max_voxels, rows))
+
+    @property
     def stride(self) -> int:
         """Grid cells per cell of the BEV map."""
         return int(2 ** (len(self.channels) - 1))
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the neighbour tables that the network reads, in its order.
+
+        ``submanifold0``, then per further stage ``strided1`` and (where it has blocks) ``submanifold1``; last
+        ``strided_out``.
+        """
+        names = ["submanifold0"]
+        for stage, blocks in enumerate(self.blocks[1:], start=1):
+            names += [f"strided{stage}", *([f"submanifold{stage}"] if blocks else [])]
+        return (*names, "strided_out")
 
     def z_sizes(self, grid: BevGrid) -> tuple[int, ...]:
         """Height in voxels of each stage, and of the output: 41, 21, 11, 5, 2 for the published ones.

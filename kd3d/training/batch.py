@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from kd3d.datasets.sample import Sample
-from kd3d.detectors.batch import PillarBatch, prepare
+from kd3d.detectors.batch import Batch, prepare
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.spec import DetectorSpec
 from kd3d.training.labels import map_labels
@@ -45,8 +45,8 @@ class TrainBatch:
     """
 
     tokens: tuple[str, ...]
-    student: PillarBatch
-    teacher: PillarBatch | None
+    student: Batch
+    teacher: Batch | None
     boxes: list[Boxes3D]
     targets: tuple[BatchTargets, ...] | None = None
     recorded: Recorded | None = None

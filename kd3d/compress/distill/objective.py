@@ -20,18 +20,29 @@ from kd3d.compress.distill.teacher import FrozenTeacher, TeacherSettings
 from kd3d.detectors.model import CenterPoint, DetectorOutput
 from kd3d.errors import UsageError
 from kd3d.geometry.boxes import Boxes3D
-from kd3d.spec import DetectorSpec
+from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 from kd3d.training.batch import TrainBatch
 from kd3d.training.objective import DetectionWeights, Term, detection_terms
 from kd3d.training.targets import BatchTargets, assign_targets_batch
 
 
 def same_input(student: DetectorSpec, teacher: DetectorSpec) -> bool:
-    """Whether both models read the same pillars, so that one preparation serves both."""
-    ours, theirs = student.pillar_encoder, teacher.pillar_encoder
+    """Whether both models read the same pillars or voxels, so that one preparation serves both."""
+    if isinstance(student.encoder, VoxelEncoderSpec) or isinstance(teacher.encoder, VoxelEncoderSpec):
+        return student.points == teacher.points and student.grid == teacher.grid and _same_voxels(student, teacher)
+    ours, theirs = student.encoder, teacher.encoder
     caps = (ours.mode, ours.max_points, ours.max_pillars) == (theirs.mode, theirs.max_points, theirs.max_pillars)
     dynamic = ours.mode == theirs.mode == "dynamic"
     return student.points == teacher.points and student.grid == teacher.grid and (caps or dynamic)
+
+
+def _same_voxels(student: DetectorSpec, teacher: DetectorSpec) -> bool:
+    """Whether the neighbour tables are the same: widths do not matter, nor how many blocks read a table."""
+    ours, theirs = student.encoder, teacher.encoder
+    if not isinstance(ours, VoxelEncoderSpec) or not isinstance(theirs, VoxelEncoderSpec):
+        return False
+    sizes = [(one.height_m, one.z_paddings, one.max_points, one.max_voxels, one.tables) for one in (ours, theirs)]
+    return sizes[0] == sizes[1]
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from kd3d.detectors.batch import PillarBatch
+from kd3d.detectors.batch import Batch
 from kd3d.detectors.fold import folded
 from kd3d.detectors.model import CenterPoint, DetectorOutput
 from kd3d.errors import BackendError, UsageError
@@ -74,7 +74,7 @@ class FrozenTeacher:
         """Its specification."""
         return self._network.spec
 
-    def __call__(self, batch: PillarBatch, device: torch.device) -> DetectorOutput:
+    def __call__(self, batch: Batch, device: torch.device) -> DetectorOutput:
         """Maps of a batch, without gradient; to be called where the student is, in its autocast context.
 
         Raises:
@@ -100,7 +100,7 @@ class FrozenTeacher:
                 part.compile(dynamic=False)
         self._ready = precision
 
-    def _run(self, batch: PillarBatch) -> DetectorOutput:
+    def _run(self, batch: Batch) -> DetectorOutput:
         if not self.settings.compiled:
             output: DetectorOutput = self._network(batch)
             return output

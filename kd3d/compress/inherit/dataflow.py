@@ -26,9 +26,10 @@ def plan(
     """Say for every tensor of the student which part of which teacher tensor it takes.
 
     Widths: ``rule`` chooses output channels of each layer; consumers read the same channels, through normalisation,
-    activation, the point/maximum pair of the encoder and the concatenation of the up branches. Depths: by nearest
-    position in the level; extra student layers copy the nearest teacher layer, surplus ones are skipped. Cell and range
-    are free. Point features and classes are matched by name.
+    activation, the point/maximum pair of the pillar encoder, the sums of residual blocks, the height that a voxel encoder
+    folds into channels, and the concatenation of the up branches. Depths: by nearest position in the level or sparse
+    stage; extra student layers copy the nearest teacher layer, surplus ones are skipped. Cell and range are free. Point
+    features and classes are matched by name.
 
     Args:
         teacher_spec: of the network that ``teacher_weights`` belong to.
@@ -97,7 +98,9 @@ class _DataFlow:
         assert not isinstance(kept, str)  # else the weight is fresh
         note = weight.note if isinstance(weight, Pick) and FRESH_INDEX in kept else ""
         found: list[tuple[str, Entry]] = [(names[0], weight)]
-        found += [(name, Pick(f"{other.module}.bias", (kept,), note)) for name in names[1:]]
+        for name in names[1:]:
+            bias = Pick(f"{other.module}.bias", (kept,), note) if other.bias else Fresh("the teacher's layer has no bias")
+            found.append((name, bias))
         for name in norms:
             source = f"{other.norm}.{name.rsplit('.', 1)[1]}"
             found.append((name, Pick(source, () if name.endswith("num_batches_tracked") else (kept,))))
@@ -151,7 +154,7 @@ class _DataFlow:
         if layer.kind != other.kind:
             return Fresh(f"it is a {layer.kind}, the teacher's a {other.kind}: the up strides differ in kind")
         if layer.kernel != other.kernel:
-            if layer.kind == "conv":
+            if layer.kind != "deconv":
                 return Fresh(f"its kernel is {layer.kernel}, the teacher's {other.kernel}")
             return Resize(f"{other.module}.weight", axes, (layer.kernel, layer.kernel))
         return Pick(f"{other.module}.weight", axes, self._note(layer, other, kept, read))
@@ -185,8 +188,10 @@ class _DataFlow:
             wanted = self._group_of(piece)
             offset = 0
             for candidate in other.pieces:
-                if (self.group.get(candidate.source, candidate.source), candidate.role) == (wanted, piece.role):
-                    return tuple(offset + index for index in kept)
+                same = (candidate.role, candidate.depth) == (piece.role, piece.depth)
+                if same and self.group.get(candidate.source, candidate.source) == wanted:
+                    depth = piece.depth
+                    return tuple(offset + index * depth + height for index in kept for height in range(depth))
                 offset += candidate.width
         return (FRESH_INDEX,) * piece.width
 
@@ -202,4 +207,6 @@ class _DataFlow:
         if layer.pieces[0].source == POINTS:
             unknown = [name for name in self.points[1] if name not in self.points[0]]
             return f"the teacher does not read {', '.join(unknown)}"
+        if any(piece.depth != 1 for piece in layer.pieces):
+            return "the teacher folds another number of heights into channels"
         return "its input comes from another level than the teacher's"

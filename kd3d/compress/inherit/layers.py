@@ -12,18 +12,26 @@ from typing import Literal
 from kd3d.spec import AnchorHeadSpec, CenterHeadSpec, DetectorSpec, VoxelEncoderSpec
 
 Key = tuple[str | int, ...]
-Kind = Literal["linear", "conv", "deconv"]
+Kind = Literal["linear", "conv", "deconv", "sparse"]
 POINTS: Key = ("points",)
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of input channels: all that ``source`` writes. ``role`` tells apart two runs of the same source."""
+    """A run of input channels: all that ``source`` writes.
+
+    Args:
+        source: the layer that writes them.
+        width: how many.
+        role: tells apart two runs of the same source.
+        depth: heights folded into channels: channel ``c`` of the source is here ``c * depth`` to ``c * depth + depth - 1``.
+    """
 
     source: Key
     width: int
     role: str = ""
+    depth: int = 1
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Layer:
         pieces: runs of input channels, in order.
         bias: whether it has one.
         outputs: names of the output channels where they have a meaning (classes), else empty.
-        kernel: its square kernel's size.
+        kernel: its square kernel's size; of a sparse convolution its number of taps.
     """
 
     key: Key
@@ -54,13 +62,10 @@ class Layer:
 
 
 def layers(spec: DetectorSpec) -> tuple[Layer, ...]:
-    """All weighted layers of the network of ``spec``, in the order of the data.
-
-    Raises:
-        SpecError: the encoder is not one of pillars.
-    """
+    """All weighted layers of the network of ``spec``, in the order of the data."""
     branches = () if isinstance(spec.head, AnchorHeadSpec) else branch_layers(spec.head)
-    return (*encoder_layers(spec), *trunk_layers(spec), *branches)
+    encoder = sparse_layers(spec) if isinstance(spec.encoder, VoxelEncoderSpec) else encoder_layers(spec)
+    return (*encoder, *trunk_layers(spec), *branches)
 
 
 def trunk_layers(spec: DetectorSpec) -> Iterator[Layer]:
@@ -77,7 +82,9 @@ def trunk_layers(spec: DetectorSpec) -> Iterator[Layer]:
 
 
 def point_channels(spec: DetectorSpec) -> tuple[str, ...]:
-    """Names of a decorated point's channels."""
+    """Names of the channels of a point, decorated where the encoder is one of pillars."""
+    if isinstance(spec.encoder, VoxelEncoderSpec):
+        return spec.points.features
     offsets = [f"{axis} - {of}" for of in ("mean", "centre") for axis in "xyz"]
     return (*spec.points.features, *offsets)
 
@@ -99,6 +106,32 @@ def encoder_layers(spec: DetectorSpec) -> Iterator[Layer]:
         pieces = (Piece(key, out),) if index == last else (Piece(key, out, "point"), Piece(key, out, "max"))
 
 
+def sparse_layers(spec: DetectorSpec) -> Iterator[Layer]:
+    """Those of a voxel encoder: ``("encoder", "input")``, per stage ``down`` and blocks, ``("encoder", "out")``."""
+    encoder = spec.encoder
+    assert isinstance(encoder, VoxelEncoderSpec)
+    key: Key = ("encoder", "input")
+    yield _sparse(key, "encoder.input", encoder.input_channels, Piece(POINTS, spec.point_inputs))
+    read = Piece(key, encoder.input_channels)
+    for stage, width in enumerate(encoder.channels):
+        module = f"encoder.stages.{stage}"
+        if stage:
+            key = ("encoder", stage, "down")
+            yield _sparse(key, f"{module}.down", width, read)
+            read = Piece(key, width)
+        for block in range(encoder.blocks[stage]):
+            for index in range(2 if encoder.block == "residual" else 1):
+                key = ("encoder", stage, block, index)
+                name = f"{module}.blocks.{block}.convs.{index}"
+                yield _sparse(key, name, width, read, bias=encoder.block_bias)
+                read = Piece(key, width)
+    yield _sparse(("encoder", "out"), "encoder.out", encoder.out_channels, read, taps=3)
+
+
+def _sparse(key: Key, module: str, out: int, read: Piece, *, bias: bool = False, taps: int = 27) -> Layer:
+    return Layer(key, f"{module}.conv", f"{module}.norm", "sparse", out, (read,), bias=bias, kernel=taps)
+
+
 def canvas_source(spec: DetectorSpec) -> Key:
     """The layer whose output becomes the first BEV map."""
     if isinstance(spec.encoder, VoxelEncoderSpec):
@@ -108,19 +141,22 @@ def canvas_source(spec: DetectorSpec) -> Key:
 
 def _backbone(spec: DetectorSpec) -> Iterator[Layer]:
     backbone = spec.backbone
-    source, width = canvas_source(spec), spec.bev_channels
+    source, width, depth = canvas_source(spec), spec.bev_channels, 1
+    if isinstance(spec.encoder, VoxelEncoderSpec):
+        depth = spec.encoder.z_sizes(spec.grid)[-1]
     for level, (extra, channels) in enumerate(zip(backbone.layers, backbone.channels, strict=True)):
         for position in range(extra + 1):
             key: Key = ("level", level, position)
             module = f"backbone.levels.{level}.{position}"
-            yield Layer(key, f"{module}.conv", f"{module}.norm", "conv", channels, (Piece(source, width),), kernel=3)
-            source, width = key, channels
+            read = Piece(source, width, depth=depth)
+            yield Layer(key, f"{module}.conv", f"{module}.norm", "conv", channels, (read,), kernel=3)
+            source, width, depth = key, channels, 1
     for level, (up, channels) in enumerate(zip(backbone.up_strides, backbone.up_channels, strict=True)):
         kind: Kind = "deconv" if up >= 1 else "conv"
-        read = Piece(("level", level, backbone.layers[level]), backbone.channels[level])
+        top = Piece(("level", level, backbone.layers[level]), backbone.channels[level])
         module = f"backbone.ups.{level}"
         kernel = round(up if up >= 1 else 1 / up)
-        yield Layer(("up", level), f"{module}.conv", f"{module}.norm", kind, channels, (read,), kernel=kernel)
+        yield Layer(("up", level), f"{module}.conv", f"{module}.norm", kind, channels, (top,), kernel=kernel)
 
 
 def branch_layers(head: CenterHeadSpec) -> Iterator[Layer]:

@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kd3d.compress.inherit.layers import Key
+from kd3d.compress.inherit.match_encoder import encoder_groups, match_encoder
+from kd3d.compress.inherit.positions import nearest_position
 from kd3d.spec import DetectorSpec
-
-
-def nearest_position(index: int, count: int, of: int) -> int:
-    """Position among ``of`` equally spaced places that lies nearest to place ``index`` of ``count``; ends map to ends.
-
-    >>> [nearest_position(i, 3, 5) for i in range(3)]
-    [0, 2, 4]
-    """
-    if of <= 1 or count <= 1:
-        return max(0, of - 1) // 2
-    # Whole numbers, halves rounded up: the same answer on every machine.
-    return (2 * index * (of - 1) + count - 1) // (2 * (count - 1))
 
 
 def match_levels(teacher: DetectorSpec, student: DetectorSpec) -> tuple[int, ...]:
@@ -41,10 +31,7 @@ def match_tasks(teacher: DetectorSpec, student: DetectorSpec) -> tuple[int | Non
 def match_layers(teacher: DetectorSpec, student: DetectorSpec) -> Mapping[Key, Key | str]:
     """For each student layer the key of its teacher layer, or the reason why there is none."""
     found: dict[Key, Key | str] = {}
-    ours, theirs = len(student.pillar_encoder.filters), len(teacher.pillar_encoder.filters)
-    for index in range(ours):
-        differ = f"the encoder has {ours} layer(s), the teacher's has {theirs}"
-        found["encoder", index] = ("encoder", index) if ours == theirs else differ
+    found.update(match_encoder(teacher, student))
     for level, other in enumerate(match_levels(teacher, student)):
         count, of = student.backbone.layers[level], teacher.backbone.layers[other]
         found["level", level, 0] = ("level", other, 0)
@@ -76,9 +63,10 @@ def channel_groups(teacher: DetectorSpec, student: DetectorSpec) -> Mapping[Key,
     """For each teacher layer of a level the group whose choice it shares; layers that are not listed stand alone.
 
     Where a level's depth differs, a student layer may follow another layer than its teacher partner does, so all layers
-    of that level must keep the same channels.
+    of that level must keep the same channels. The same holds in a stage of a voxel encoder; there the sums of residual
+    blocks join the layers that write them whatever the depth.
     """
-    groups: dict[Key, Key] = {}
+    groups: dict[Key, Key] = dict(encoder_groups(teacher, student))
     for level, other in enumerate(match_levels(teacher, student)):
         of = teacher.backbone.layers[other]
         if student.backbone.layers[level] != of:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import pstdev
 
 from kd3d.compress.search.budget import Budgets, Limits
-from kd3d.compress.search.cost import Cost, PillarStats, cost
+from kd3d.compress.search.cost import Cost, Stats, cost
 from kd3d.compress.search.latency import LatencyModel
 from kd3d.compress.search.space import Choice, Space, scaled
 from kd3d.errors import BudgetError, UsageError
-from kd3d.spec import DetectorSpec
+from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 
 BALANCE_WEIGHT = 0.25  # per octave of spread among the four widths
 DEPTH_WEIGHT = 0.1  # for leaving out all further layers: SparseKD finds narrow students better than shallow ones
@@ -42,7 +42,7 @@ def grid_search(
     space: Space,
     budgets: Budgets,
     *,
-    stats: Callable[[DetectorSpec], PillarStats],
+    stats: Callable[[DetectorSpec], Stats],
     latency: LatencyModel | None = None,
 ) -> list[Candidate]:
     """All students of ``space`` within ``budgets``, best prior first; deterministic.
@@ -54,7 +54,7 @@ def grid_search(
         teacher: whose students they are; percentages are of its cost on the same data.
         space: what may vary.
         budgets: all must hold.
-        stats: pillar statistics of the data for a specification (a ``StatsTable``).
+        stats: statistics of the data for a specification (a ``StatsTable``).
         latency: predicts every student; needed where ``budgets`` limit latency.
 
     Raises:
@@ -84,7 +84,7 @@ def grid_search(
         raise UsageError(
             f"the search space is empty: cells of {', '.join(f'{cell:g}' for cell in space.cell)} times "
             f"{teacher.grid.cell_m:g} m do not tile the range in multiples of the backbone's stride "
-            f"{teacher.backbone.total_stride}. Add 1 to the cell sizes."
+            f"{teacher.encoder.stride * teacher.backbone.total_stride}. Add 1 to the cell sizes."
         )
     if not found:
         raise BudgetError(_infeasible(limits, smallest, fastest))
@@ -96,8 +96,10 @@ def prior(
 ) -> float:
     """How promising a student looks untrained; see ``grid_search``."""
     spread = pstdev([math.log2(width) for width in (choice.encoder, choice.backbone, choice.neck, choice.head)])
-    full = sum(teacher.backbone.layers)
-    missing = 1 - sum(choice.layers or teacher.backbone.layers) / full if full else 0.0
+    deep = teacher.encoder.blocks if isinstance(teacher.encoder, VoxelEncoderSpec) else ()
+    full = sum(teacher.backbone.layers) + sum(deep)
+    kept = sum(choice.layers or teacher.backbone.layers) + sum(choice.blocks or deep)
+    missing = 1 - kept / full if full else 0.0
     return max(limits.uses(price, latency_ms)) - BALANCE_WEIGHT * spread - DEPTH_WEIGHT * missing
 
 

@@ -116,10 +116,11 @@ class LatencyModel:
 
         Raises:
             DataError: there are no statistics of data, and the table does not know the grid.
+            SpecError: the detector has voxels.
         """
+        key = grid_key(spec)  # refuses voxels, of which there are no blocks
         if self._stats is not None:
             return rows(self._stats(spec))
-        key = grid_key(spec)
         if key not in self.table.pillars:
             raise DataError(
                 f"the latency table knows no number of pillars for a grid of {key}; it knows "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
 from kd3d.errors import SpecError, UsageError
 from kd3d.geometry.grid import BevGrid
-from kd3d.spec import DetectorSpec
+from kd3d.spec import DetectorSpec, PillarEncoderSpec, VoxelEncoderSpec
 
 CHANNEL_MULTIPLE = 8  # vector units and tensor cores work on whole eights
 RANGE_CHANGE = 0.02  # how far a coarser grid may shrink or grow to hold whole cells
@@ -23,6 +23,7 @@ class Choice:
         encoder, backbone, neck, head: width multipliers.
         layers: further convolutions per level.
         cell: cell size multiplier.
+        blocks: submanifold blocks per sparse stage; empty for those of the teacher.
     """
 
     encoder: float = 1.0
@@ -31,6 +32,7 @@ class Choice:
     head: float = 1.0
     layers: tuple[int, ...] = ()
     cell: float = 1.0
+    blocks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Space:
 
     Args:
         encoder, backbone, neck, head: width multipliers tried, at most 1.
-        depth: shares of each level's further convolutions tried, rounded; each level on its own.
+        depth: shares of each level's further convolutions tried, rounded; each level on its own. Of a voxel encoder's
+            blocks the same share in every stage, and at least one block where the teacher has some.
         cell: cell size multipliers tried, at least 1; those that do not tile the range are left out.
         multiple: channels are multiples of this (where the teacher has that many).
     """
@@ -70,8 +73,17 @@ class Space:
         ]
         cells = [cell for cell in self.cell if _coarser(teacher, cell) is not None]
         widths = list(product(self.encoder, self.backbone, self.neck, self.head))
-        for (encoder, backbone, neck, head), cell, layers in product(widths, cells, list(product(*depths))):
-            yield Choice(encoder, backbone, neck, head, layers, cell)
+        deep = list(product(product(*depths), self._blocks(teacher)))
+        for (encoder, backbone, neck, head), cell, (layers, blocks) in product(widths, cells, deep):
+            yield Choice(encoder, backbone, neck, head, layers, cell, blocks)
+
+    def _blocks(self, teacher: DetectorSpec) -> list[tuple[int, ...]]:
+        """Blocks per sparse stage; one empty choice where there are none, or where only the teacher's are tried."""
+        if not isinstance(teacher.encoder, VoxelEncoderSpec):
+            return [()]
+        whole = teacher.encoder.blocks
+        made = {tuple(max(min(1, count), round(share * count)) for count in whole) for share in self.depth}
+        return [() if blocks == whole else blocks for blocks in sorted(made, reverse=True)]
 
 
 def scaled(teacher: DetectorSpec, choice: Choice, *, multiple: int = CHANNEL_MULTIPLE) -> DetectorSpec:
@@ -87,23 +99,18 @@ def scaled(teacher: DetectorSpec, choice: Choice, *, multiple: int = CHANNEL_MUL
     if grid is None:
         raise UsageError(
             f"cells of {choice.cell:g} x {teacher.grid.cell_m:g} m cannot tile the range in multiples of the "
-            f"backbone's stride {teacher.backbone.total_stride}. Leave {choice.cell:g} out of the cell sizes."
+            f"backbone's stride {_stride(teacher)}. Leave {choice.cell:g} out of the cell sizes."
         )
 
     def narrow(width: int, factor: float) -> int:
         return min(width, max(multiple, math.floor(width * factor / multiple + 0.5) * multiple))
 
-    encoder, backbone, head = teacher.pillar_encoder, teacher.backbone, teacher.center_head
-    points = (
-        encoder.max_points if choice.cell == 1 else 2 * math.ceil(encoder.max_points * (1.5 * choice.cell - 0.5) / 2)
-    )
+    backbone, head = teacher.backbone, teacher.center_head
     return replace(
         teacher,
         name=f"{teacher.name}{_suffix(choice)}",
         grid=grid,
-        encoder=replace(
-            encoder, filters=tuple(_even(narrow(width, choice.encoder)) for width in encoder.filters), max_points=points
-        ),
+        encoder=_encoder(teacher.encoder, choice, narrow),
         backbone=replace(
             backbone,
             layers=choice.layers or backbone.layers,
@@ -118,6 +125,25 @@ def scaled(teacher: DetectorSpec, choice: Choice, *, multiple: int = CHANNEL_MUL
     )
 
 
+def _encoder(
+    encoder: PillarEncoderSpec | VoxelEncoderSpec, choice: Choice, narrow: Callable[[int, float], int]
+) -> PillarEncoderSpec | VoxelEncoderSpec:
+    points = encoder.max_points
+    if choice.cell != 1:
+        points = 2 * math.ceil(points * (1.5 * choice.cell - 0.5) / 2)
+    if isinstance(encoder, PillarEncoderSpec):
+        filters = tuple(_even(narrow(width, choice.encoder)) for width in encoder.filters)
+        return replace(encoder, filters=filters, max_points=points)
+    return replace(
+        encoder,
+        channels=tuple(narrow(width, choice.encoder) for width in encoder.channels),
+        input_channels=narrow(encoder.input_channels, choice.encoder),
+        out_channels=narrow(encoder.out_channels, choice.encoder),
+        blocks=choice.blocks or encoder.blocks,
+        max_points=points,
+    )
+
+
 def _even(width: int) -> int:
     return width + width % 2 if width < 2 else width - width % 2
 
@@ -125,12 +151,18 @@ def _even(width: int) -> int:
 def _suffix(choice: Choice) -> str:
     parts = {"e": choice.encoder, "b": choice.backbone, "n": choice.neck, "h": choice.head, "c": choice.cell}
     named = "".join(f"-{key}{value:g}" for key, value in parts.items() if value != 1)
-    return named + (f"-d{'.'.join(map(str, choice.layers))}" if choice.layers else "")
+    named += f"-d{'.'.join(map(str, choice.layers))}" if choice.layers else ""
+    return named + (f"-s{'.'.join(map(str, choice.blocks))}" if choice.blocks else "")
+
+
+def _stride(teacher: DetectorSpec) -> int:
+    """Grid cells per cell of the coarsest map; a grid must be a multiple of it."""
+    return teacher.encoder.stride * teacher.backbone.total_stride
 
 
 def _coarser(teacher: DetectorSpec, factor: float) -> BevGrid | None:
     """The teacher's grid with ``factor`` times its cell, or ``None`` where no whole number of cells is near."""
-    grid, stride = teacher.grid, teacher.backbone.total_stride
+    grid, stride = teacher.grid, _stride(teacher)
     if factor == 1:
         return grid
     cell = round(grid.cell_m * factor, 9)

@@ -1,4 +1,4 @@
-"""How many pillars and points a data set puts into a grid; the encoder's cost depends on it. No torch at import."""
+"""What a data set puts into a grid, pillars or voxels: the encoder's cost depends on it. No torch at import."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kd3d.compress.search.cost_sparse import SparseStats
 from kd3d.errors import DataError
-from kd3d.spec import DetectorSpec
+from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 
 if TYPE_CHECKING:
     from kd3d.datasets.base import SampleDataset
@@ -45,11 +46,12 @@ def measure_stats(dataset: SampleDataset, spec: DetectorSpec, n: int = 20) -> Pi
 
 def measure_samples(samples: Iterable[Any], spec: DetectorSpec) -> PillarStats:
     """Mean pillars and points of ``samples`` (each a ``Sample``)."""
-    from kd3d.detectors.batch import prepare
+    from kd3d.detectors.batch import PillarBatch, prepare
 
     pillars, points, frames = 0, 0, 0
     for sample in samples:
         batch = prepare([sample], spec)
+        assert isinstance(batch, PillarBatch), "voxels are counted by sparse_sites"
         used = batch.counts > 0  # a batch is padded where it would be empty
         pillars += int(used.sum())
         points += int(batch.counts[used].sum())
@@ -58,7 +60,7 @@ def measure_samples(samples: Iterable[Any], spec: DetectorSpec) -> PillarStats:
 
 
 class StatsTable:
-    """Pillar statistics of a data set per grid, measured once each on the same frames.
+    """Statistics of a data set per grid, measured once each on the same frames: of pillars, or of sparse stages.
 
     Args:
         dataset: read once, when the first grid is asked for.
@@ -68,17 +70,32 @@ class StatsTable:
     def __init__(self, dataset: SampleDataset, n: int = 20) -> None:
         self._dataset, self._n = dataset, n
         self._samples: list[Any] | None = None
-        self._found: dict[Any, PillarStats] = {}
+        self._found: dict[Any, PillarStats | SparseStats] = {}
 
-    def __call__(self, spec: DetectorSpec) -> PillarStats:
+    def __call__(self, spec: DetectorSpec) -> PillarStats | SparseStats:
         """Statistics for ``spec``; widths and depths do not matter."""
-        encoder = spec.pillar_encoder
-        key = (spec.points, spec.grid, encoder.mode, encoder.max_points, encoder.max_pillars)
+        key = (spec.points, spec.grid, _counted(spec))
         if key not in self._found:
             if self._samples is None:
                 self._samples = [self._dataset[index] for index in spread(len(self._dataset), self._n)]
-            self._found[key] = measure_samples(self._samples, spec)
+            self._found[key] = _measure(self._samples, spec)
         return self._found[key]
+
+
+def _counted(spec: DetectorSpec) -> tuple[object, ...]:
+    """What of an encoder its statistics depend on."""
+    encoder = spec.encoder
+    if isinstance(encoder, VoxelEncoderSpec):
+        return encoder.height_m, encoder.z_paddings, encoder.max_points, encoder.max_voxels
+    return encoder.mode, encoder.max_points, encoder.max_pillars
+
+
+def _measure(samples: list[Any], spec: DetectorSpec) -> PillarStats | SparseStats:
+    if isinstance(spec.encoder, VoxelEncoderSpec):
+        from kd3d.compress.search.sparse_sites import measure_sparse_samples  # it reads ``spread`` of this module
+
+        return measure_sparse_samples(samples, spec)
+    return measure_samples(samples, spec)
 
 
 def spread(count: int, n: int) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd3d.compress.search.budget import Budgets
-from kd3d.compress.search.cost import Cost, PillarStats, cost
+from kd3d.compress.search.cost import Cost, Stats, cost
 from kd3d.compress.search.grid import Candidate, grid_search
 from kd3d.compress.search.latency import LatencyModel
 from kd3d.compress.search.record import cost_json
@@ -54,7 +54,7 @@ def find_students(
     budgets: Budgets,
     space: Space,
     *,
-    stats: Callable[[DetectorSpec], PillarStats],
+    stats: Callable[[DetectorSpec], Stats],
     latency: LatencyModel | None = None,
 ) -> Students:
     """All students of ``space`` within ``budgets``.
@@ -63,7 +63,7 @@ def find_students(
         teacher: whose students they are.
         budgets: all must hold.
         space: what may vary.
-        stats: pillar statistics of the data.
+        stats: statistics of the data.
         latency: predicts every student; needed where ``budgets`` limit latency.
 
     Raises:

@@ -37,7 +37,7 @@ def gmacs(spec: DetectorSpec, *, pillars: int) -> dict[str, float]:
             layer.register_forward_hook(hook(name.split(".")[0]))
     features = torch.zeros(pillars, spec.encoder.max_points, spec.point_inputs, device="meta")
     index = torch.zeros(pillars, dtype=torch.int64, device="meta")
-    module.forward_tensors(features, index, index, 1)
+    module.forward_tensors(features, index, index)
     return found
 
 
