@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kd3d.detectors.backbone import BevBackbone
 from kd3d.detectors.blocks import ConvNorm
-from kd3d.detectors.encoder import PointLayer
+from kd3d.detectors.encoder import PillarEncoder, PointLayer
 from kd3d.detectors.fold import folded
 from kd3d.detectors.head import Branch, CenterHead
 from kd3d.detectors.model import CenterPoint
@@ -31,6 +31,7 @@ class VoxelEncoder(nn.Module):
     def __init__(self, module: CenterPoint, decoration: Decoration, *, slots: int) -> None:
         super().__init__()
         self.slots = slots
+        assert isinstance(module.encoder, PillarEncoder)
         self.masked = module.encoder.mode == "dynamic"
         linears = []
         for layer in module.encoder.layers:

@@ -25,14 +25,26 @@ _TRACED_ROWS = 64  # any count but 0 and 1 will do; the graph is for all of them
 
 
 class OneFrame(nn.Module):
-    """The network of one frame, from and to plain tensors."""
+    """The network of one frame of pillars, from and to plain tensors."""
+
+    def __init__(self, module: CenterPoint) -> None:
+        super().__init__()
+        self.module = packed(module).float().cpu()
+
+    def forward(self, features: Tensor, counts: Tensor, cells: Tensor) -> tuple[Tensor, ...]:
+        """``[P, N, D]``, ``[P]``, ``[P]`` to ``[1, C, H, W]`` maps."""
+        return self.module.forward_tensors(features, counts, cells)
+
+
+class OneVoxelFrame(nn.Module):
+    """The network of one frame of voxels, from and to plain tensors."""
 
     def __init__(self, module: CenterPoint) -> None:
         super().__init__()
         self.module = packed(module).float().cpu()
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The inputs of ``kd3d.runtime.inputs.input_names`` to ``[1, C, H, W]`` maps."""
+        """Features, tables and cells, as ``kd3d.runtime.inputs.input_names``, to ``[1, C, H, W]`` maps."""
         return self.module.forward_tensors(*inputs)
 
 
@@ -53,17 +65,17 @@ def write_graph(
         GraphError: the exporter cannot express the network.
         BackendError: onnx or onnxscript is not installed.
     """
-    inputs, free = _voxel_inputs(spec) if isinstance(spec.encoder, VoxelEncoderSpec) else _pillar_inputs(spec, pillars)
-    # The arguments are variadic, so their dimensions are one tuple within the tuple of parameters.
-    dynamic = None if free is None else (tuple({0: torch.export.Dim(name, min=1)} for name in free),)
+    voxels = isinstance(spec.encoder, VoxelEncoderSpec)
+    inputs, free = _voxel_inputs(spec) if voxels else _pillar_inputs(spec, pillars)
+    dynamic: Any = None if free is None else tuple({0: torch.export.Dim(name, min=1)} for name in free)
     export_module(
-        OneFrame(module).eval(),
+        (OneVoxelFrame(module) if voxels else OneFrame(module)).eval(),
         inputs,
         path,
         input_names=input_names(spec),
         output_names=onnx_names(spec),
         opset=opset,
-        dynamic=dynamic,
+        dynamic=(dynamic,) if voxels else dynamic,  # variadic arguments are one parameter
     )
     describe(path, spec, weights_sha256)
 
