@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,13 +11,13 @@ from torch.nn import functional
 
 from kd3d.errors import DataError
 from kd3d.geometry.boxes import Boxes3D, Floats, Ints
-from kd3d.runtime.decode import suppress
-from kd3d.runtime.heads import TaskMaps
+from kd3d.runtime.decode import decode, suppress
+from kd3d.runtime.heads import AnchorMaps, TaskMaps
 from kd3d.spec import DetectorSpec
 
 
 @torch.no_grad()
-def decode_batch(heads: Sequence[TaskMaps], spec: DetectorSpec) -> list[Boxes3D]:
+def decode_batch(heads: Sequence[Any], spec: DetectorSpec) -> list[Boxes3D]:
     """Boxes of every frame of a batch.
 
     Args:
@@ -29,7 +30,11 @@ def decode_batch(heads: Sequence[TaskMaps], spec: DetectorSpec) -> list[Boxes3D]
     Raises:
         DataError: a heatmap holds NaN.
     """
-    per_task, first = [], 0
+    if isinstance(heads[0], AnchorMaps):  # some hundred boxes of a frame survive: the reference is fast enough
+        arrays = [part.detach().float().cpu().numpy() for part in heads[0]]
+        return [decode((AnchorMaps(*(part[frame] for part in arrays)),), spec) for frame in range(len(arrays[0]))]
+    per_task: list[list[Boxes3D]] = []
+    first = 0
     for task, (maps, names) in enumerate(zip(heads, spec.head.tasks, strict=True)):
         if bool(maps.hm.isnan().any()):
             raise DataError(

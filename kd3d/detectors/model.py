@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from kd3d.detectors.anchor_head import AnchorHead
 from kd3d.detectors.backbone import BevBackbone
 from kd3d.detectors.batch import Batch, PillarBatch
 from kd3d.detectors.blocks import scatter_to_bev
@@ -15,7 +16,6 @@ from kd3d.detectors.encoder import PillarEncoder
 from kd3d.detectors.head import CenterHead
 from kd3d.detectors.voxel_encoder import VoxelEncoder, scatter_columns
 from kd3d.geometry.grid import BevGrid
-from kd3d.runtime.heads import TaskMaps
 from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 
 
@@ -28,14 +28,17 @@ class BevTap(NamedTuple):
 
 
 class DetectorOutput(NamedTuple):
-    """What a detector returns: the head maps of each task (``[B, C, H, W]``) and the feature maps on the way."""
+    """What a detector returns: the head maps of each task (``[B, C, H, W]``) and the feature maps on the way.
 
-    heads: tuple[TaskMaps, ...]
+    ``heads`` are ``TaskMaps`` of a centre head, or one ``AnchorMaps`` of an anchor head.
+    """
+
+    heads: tuple[Any, ...]
     taps: tuple[BevTap, ...]
 
 
 class CenterPoint(nn.Module):
-    """A detector with a centre head; made by ``kd3d.detectors.build.build``.
+    """A detector with a centre or anchor head; made by ``kd3d.detectors.build.build``.
 
     Attributes:
         spec: what it was built from.
@@ -43,7 +46,12 @@ class CenterPoint(nn.Module):
     """
 
     def __init__(
-        self, spec: DetectorSpec, *, encoder: PillarEncoder | VoxelEncoder, backbone: BevBackbone, head: CenterHead
+        self,
+        spec: DetectorSpec,
+        *,
+        encoder: PillarEncoder | VoxelEncoder,
+        backbone: BevBackbone,
+        head: CenterHead | AnchorHead,
     ) -> None:
         super().__init__()
         self.spec = spec

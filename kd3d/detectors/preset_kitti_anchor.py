@@ -1,4 +1,4 @@
-"""SECOND and PointPillars for KITTI with their anchor heads, after OpenPCDet. Specified and costed, not built yet."""
+"""SECOND and PointPillars for KITTI with their anchor heads, after OpenPCDet."""
 
 from __future__ import annotations
 

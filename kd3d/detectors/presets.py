@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from kd3d.detectors.preset_editions import (
+    kitti_pointpillars_mmdet3d,
+    nuscenes_pillar_det3d,
+    nuscenes_pillar_mmdet3d,
+)
 from kd3d.detectors.preset_kitti import kitti_pillar, kitti_pillar_small
 from kd3d.detectors.preset_kitti_anchor import kitti_pointpillars, kitti_second
 from kd3d.detectors.preset_nuscenes import nuscenes_pillar
@@ -13,7 +18,7 @@ from kd3d.detectors.preset_waymo_voxel import waymo_voxel
 from kd3d.detectors.preset_world import world_six_tasks, world_student, world_teacher, world_tiny
 from kd3d.detectors.preset_world_voxel import world_voxel_small, world_voxel_tiny
 from kd3d.errors import UsageError
-from kd3d.spec import CenterHeadSpec, DetectorSpec
+from kd3d.spec import DetectorSpec
 
 PRESETS: dict[str, Callable[[], DetectorSpec]] = {
     "waymo-centerpoint-pillar": partial(waymo_pillar, "", cell_m=0.32, half_range_m=74.24, max_points=20),
@@ -29,6 +34,9 @@ PRESETS: dict[str, Callable[[], DetectorSpec]] = {
     "kitti-centerpoint-pillar": kitti_pillar,
     "kitti-centerpoint-pillar-small": kitti_pillar_small,
     "kitti-pointpillars": kitti_pointpillars,
+    "nuscenes-centerpoint-pillar-mmdet3d": nuscenes_pillar_mmdet3d,
+    "nuscenes-centerpoint-pillar-det3d": nuscenes_pillar_det3d,
+    "kitti-pointpillars-mmdet3d": kitti_pointpillars_mmdet3d,
     "kitti-second": partial(kitti_second, ""),
     "kitti-second-a": partial(kitti_second, "-a", encoder=0.75, backbone=0.5),
     "kitti-second-b": partial(kitti_second, "-b", encoder=0.5, backbone=0.5),
@@ -52,14 +60,9 @@ def preset(name: str) -> DetectorSpec:
     return PRESETS[name]()
 
 
-def buildable(spec: DetectorSpec) -> bool:
-    """Whether this version builds the network of ``spec``; it costs those of all."""
-    return isinstance(spec.head, CenterHeadSpec)
-
-
 def describe(name: str) -> str:
     """One line about a preset: where it comes from and what it is for."""
-    return _LINES[name] if buildable(PRESETS[name]()) else f"{_LINES[name]} [cost only]"
+    return _LINES[name]
 
 
 _VOXEL = "SparseKD's CenterPoint-Voxel"
@@ -78,6 +81,9 @@ _LINES: dict[str, str] = {
     "kitti-centerpoint-pillar": "CenterPoint-Pillar for KITTI, 0.16 m, Car, Pedestrian, Cyclist",
     "kitti-centerpoint-pillar-small": "a narrow 0.24 m detector for KITTI that trains on a CPU",
     "kitti-pointpillars": "OpenPCDet's PointPillars for KITTI, anchor head, 0.16 m",
+    "nuscenes-centerpoint-pillar-mmdet3d": "mmdetection3d's CenterPoint-Pillar for nuScenes, one point layer",
+    "nuscenes-centerpoint-pillar-det3d": "det3d's CenterPoint-Pillar for nuScenes, hard pillars, no top-K",
+    "kitti-pointpillars-mmdet3d": "mmdetection3d's PointPillars for KITTI: Pedestrian, Cyclist, Car",
     "kitti-second": "OpenPCDet's SECOND for KITTI, anchor head, 0.05 x 0.05 x 0.1 m",
     "kitti-second-a": "SparseKD's SECOND(a) student: 3D backbone at 3/4 width, BEV backbone at half",
     "kitti-second-b": "SparseKD's SECOND(b) student: both backbones at half width",

@@ -71,6 +71,7 @@ class BackboneNeckHead(nn.Module):
     def __init__(self, module: CenterPoint) -> None:
         super().__init__()
         self.backbone: BevBackbone = module.backbone
+        assert isinstance(module.head, CenterHead)  # the export asks for one first
         self.head: CenterHead = module.head
         _pad_inputs(module.backbone, PILLAR_CHANNELS)
         task = self._task()

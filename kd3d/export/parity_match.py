@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd3d.geometry.boxes import Boxes3D
-from kd3d.runtime.heads import TaskMaps
+from kd3d.runtime.anchors import dense_anchor_boxes
+from kd3d.runtime.heads import AnchorMaps, TaskMaps
 from kd3d.spec import DetectorSpec
 
 Array = NDArray[np.float64]
@@ -88,16 +89,21 @@ def match(boxes: Boxes3D, others: Boxes3D, tolerance: Tolerance) -> Match:
     return Match(len(rows), rows[~good], worst, gaps)
 
 
-def in_maps(boxes: Boxes3D, index: int, heads: Sequence[TaskMaps], spec: DetectorSpec, tolerance: Tolerance) -> bool:
+def in_maps(boxes: Boxes3D, index: int, heads: Sequence[Any], spec: DetectorSpec, tolerance: Tolerance) -> bool:
     """Whether box ``index``, decoded from some cell of ``heads`` (``[C, H, W]``), is there within tolerance."""
     label, first = int(boxes.label[index]), 0
+    if isinstance(heads[0], AnchorMaps):
+        array, score = dense_anchor_boxes(heads[0], label, spec)
+        parts = _differences(boxes.select(np.array([index])), array, score)
+        limits: dict[str, Any] = _limits(tolerance)
+        return bool((np.max([parts[name] / limits[name] for name in limits], axis=0) <= 1).any())
     for task, names in zip(heads, spec.head.tasks, strict=True):
         if label < first + len(names):
             array, score = dense_boxes(task, label - first, spec)
             parts = _differences(boxes.select(np.array([index])), array, score)
             length = np.hypot(*np.asarray(task.rot, np.float64)).reshape(-1)
             yaw = np.maximum(tolerance.yaw_rad, tolerance.rot / np.maximum(length, 1e-6))
-            limits: dict[str, Any] = {**_limits(tolerance), "yaw_rad": yaw}
+            limits = {**_limits(tolerance), "yaw_rad": yaw}
             near = np.max([parts[name] / limits[name] for name in limits], axis=0)
             return bool((near <= 1).any())
         first += len(names)

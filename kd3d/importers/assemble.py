@@ -9,15 +9,16 @@ from kd3d.errors import CheckpointError, UsageError
 from kd3d.geometry.grid import BevGrid
 from kd3d.importers.architecture import Architecture
 from kd3d.importers.container import Framework
-from kd3d.importers.decodes import center_decode
+from kd3d.importers.decodes import anchor_decode, center_decode
 from kd3d.importers.facts import Facts, points_of
-from kd3d.spec import BevBackboneSpec, CenterHeadSpec, DecodeSpec, DetectorSpec, PillarEncoderSpec
+from kd3d.spec import AnchorHeadSpec, BevBackboneSpec, CenterHeadSpec, DecodeSpec, DetectorSpec, PillarEncoderSpec
 
 _CAPS = {"openpcdet": (20, 30000), "mmdet3d": (20, 40000), "det3d": (20, 60000)}
 _OPTIONS = {
     "range": "--range (x, y, z minima, then maxima, in metres)",
     "cell": "--cell (metres)",
     "classes": "--classes (in the order of the model's outputs)",
+    "anchors": "a configuration or preset of an anchor head (there is no option for anchors)",
     "features": "--features (columns of a point, such as x,y,z,intensity,time_lag)",
     "stride": "--stride (grid cells per cell of the head maps)",
 }
@@ -48,7 +49,9 @@ def complete(shape: Architecture, facts: Facts, source: Source) -> Facts:
     """
     facts = replace(facts, features=raw_features(shape, facts, source))
     unknown = [name for name, value in (("range", facts.range_m), ("cell", facts.cell_m)) if value is None]
-    if facts.classes is None and facts.anchors is None:
+    if shape.head == "anchor" and facts.anchors is None:
+        unknown.append("anchors")
+    elif facts.classes is None:
         unknown.append("classes")
     if facts.features is None:
         unknown.append("features")
@@ -71,7 +74,7 @@ def mismatches(shape: Architecture, facts: Facts, source: Source) -> list[str]:
             found.append(f"{what}: the tensors say {tensors}, {facts.source} says {told}")
 
     compare("encoder", shape.encoder, facts.encoder)
-    told_head = None if facts.tasks is None else ("center" if facts.anchors is None else "anchor")
+    told_head = "anchor" if facts.anchors is not None else (None if facts.tasks is None else "center")
     compare("head", shape.head, told_head)
     if shape.encoder == "pillar" and facts.encoder != "voxel" and facts.features is not None:
         offsets = (5, 6) if source.framework == "mmdet3d" else ((5,) if source.framework == "det3d" else (6,))
@@ -87,6 +90,8 @@ def mismatches(shape: Architecture, facts: Facts, source: Source) -> list[str]:
         compare("classes per task", shape.tasks, facts.tasks)
         if facts.tasks is None and facts.classes is not None and sum(shape.tasks) != len(facts.classes):
             found.append(f"classes: the head has {sum(shape.tasks)}, but {', '.join(facts.classes)} are named")
+    if shape.head == "anchor" and facts.anchors is not None:
+        compare("channels of the anchor head", shape.maps, tuple(channels for _, channels in facts.anchors.maps))
     return found
 
 
@@ -114,21 +119,27 @@ def assemble(shape: Architecture, facts: Facts, source: Source) -> DetectorSpec:
         up_strides=tuple(up.stride for up in shape.ups),
         up_channels=tuple(up.channels for up in shape.ups),
     )
-    assert facts.classes is not None
-    head = CenterHeadSpec(
-        tasks=_tasks(facts.classes, shape.tasks),
-        shared_channels=shape.shared,
-        branch_channels=shape.hidden,
-        velocity=shape.velocity,
-    )
     return DetectorSpec(
         name=_name(facts, source),
         points=points_of(facts),
         grid=grid,
         encoder=encoder,
         backbone=backbone,
-        head=head,
+        head=_head(shape, facts),
         decode=_decode(shape, facts, source),
+    )
+
+
+def _head(shape: Architecture, facts: Facts) -> CenterHeadSpec | AnchorHeadSpec:
+    if shape.head == "anchor":
+        assert facts.anchors is not None
+        return facts.anchors
+    assert facts.classes is not None
+    return CenterHeadSpec(
+        tasks=_tasks(facts.classes, shape.tasks),
+        shared_channels=shape.shared,
+        branch_channels=shape.hidden,
+        velocity=shape.velocity,
     )
 
 
@@ -168,4 +179,8 @@ def _name(facts: Facts, source: Source) -> str:
 
 def _decode(shape: Architecture, facts: Facts, source: Source) -> DecodeSpec:
     assert facts.range_m is not None
-    return facts.decode or center_decode(source.framework, len(shape.tasks), facts.range_m)
+    if facts.decode is not None:
+        return facts.decode
+    if shape.head == "anchor":
+        return anchor_decode(source.framework)
+    return center_decode(source.framework, len(shape.tasks), facts.range_m)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kd3d.errors import CheckpointError
+from kd3d.importers.anchor_config import anchors_of_mmdet3d, decode_of_mmdet3d
 from kd3d.importers.container import Framework
 from kd3d.importers.decodes import EVERY_CELL
 from kd3d.importers.facts import Facts
@@ -36,13 +37,14 @@ def facts_of_mmdet3d(config: dict[str, Any], source: str) -> Facts:
     data = _data_set(config)
     center = "CenterHead" in text(at(head, "type"))
     groups = _groups(at(head, "tasks"))
+    classes = _flat(groups) or words(at(config, "class_names")) or words(at(config, "metainfo", "classes"))
     return Facts(
         source=source,
         name=_name(data, center, pillars),
         range_m=_range(config, grid, encoder),
         cell_m=_square(size, source),
         height_m=size[2] if size and pillars is False else None,
-        classes=_flat(groups) or words(at(config, "class_names")) or words(at(config, "metainfo", "classes")),
+        classes=classes,
         tasks=tuple(map(len, groups)) if groups else None,
         features=_COLUMNS.get(data),
         intensity="tanh" if data == "waymo" else ("raw" if data else None),
@@ -60,7 +62,8 @@ def facts_of_mmdet3d(config: dict[str, Any], source: str) -> Facts:
         convolution_for_stride_one=flag(at(neck, "use_conv_for_no_stride")) or False if neck else None,
         out_stride=whole(at(head, "bbox_coder", "out_size_factor")),
         head_eps=number(at(head, "norm_cfg", "eps")) if center else None,
-        decode=_mmdet_decode(head, model, len(groups)) if center else None,
+        anchors=None if center else anchors_of_mmdet3d(head, classes, source),
+        decode=_mmdet_decode(head, model, len(groups)) if center else decode_of_mmdet3d(at(model, "test_cfg")),
         old_boxes=False if at(model, "data_preprocessor") or at(config, "default_scope") else None,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kd3d.errors import CheckpointError
+from kd3d.importers.anchor_config import anchors_of_openpcdet
 from kd3d.importers.decodes import EVERYWHERE_M
 from kd3d.importers.facts import Facts
 from kd3d.importers.lookup import at, flag, number, numbers, text, whole, wholes, words
@@ -60,6 +61,7 @@ def facts_of_openpcdet(config: dict[str, Any], source: str) -> Facts:
         convolution_for_stride_one=flag(at(trunk, "USE_CONV_FOR_NO_STRIDE")),
         out_stride=whole(at(model, "DENSE_HEAD", "TARGET_ASSIGNER_CONFIG", "FEATURE_MAP_STRIDE")),
         head_eps=None if anchors else number(at(model, "DENSE_HEAD", "BN_EPS")),
+        anchors=anchors_of_openpcdet(config, source) if anchors else None,
         decode=_anchor_decode(model) if anchors else _center_decode(model, len(tasks or ())),
     )
 

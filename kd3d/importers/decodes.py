@@ -32,3 +32,19 @@ def center_decode(framework: Framework, tasks: int, range_m: tuple[float, ...]) 
         nms_post=500 if one else 83,
         top_k_rule="cell" if framework == "det3d" else "class",
     )
+
+
+def anchor_decode(framework: Framework) -> DecodeSpec:
+    """Of an anchor head: OpenPCDet's classes suppress each other, mmdetection3d's only themselves."""
+    by_class = framework == "mmdet3d"
+    return DecodeSpec(
+        peak_kernel=1,
+        top_k=100 if by_class else 4096,
+        score_threshold=0.1,
+        center_limit_m=EVERYWHERE_M,
+        nms="rotate_by_class" if by_class else "rotate",
+        nms_threshold=(0.01,),
+        nms_pre=EVERY_CELL if by_class else 4096,
+        nms_post=50 if by_class else 500,
+        top_k_rule="cell",
+    )

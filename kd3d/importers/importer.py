@@ -80,6 +80,11 @@ def import_checkpoint(found: ForeignCheckpoint, facts: Sequence[Facts] = ()) -> 
         legacy_decoration=legacy and found.framework == "mmdet3d",
         head_eps=known.head_eps or HEAD_EPS,
     )
+    if convention.old_boxes and shape.head == "anchor":
+        raise CheckpointError(
+            f"{found.path}: an anchor head of mmdetection3d before 1.0, whose boxes this version does not convert. "
+            "Convert the checkpoint with mmdetection3d's own tool first."
+        )
     converted, notes = convert(tensors, shape, convention)
     try:
         spec = assemble(shape, known, source)

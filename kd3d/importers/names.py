@@ -106,6 +106,11 @@ def _points(prefix: str) -> list[Rule]:
     ]
 
 
+def _anchor_head(prefix: str, boxes: str) -> list[Rule]:
+    names = (("cls", "conv_cls"), ("box", boxes), ("dir", "conv_dir_cls"))
+    return [_rule(rf"{prefix}{theirs}\.{_BOTH}", f"head.{ours}.{{}}") for ours, theirs in names]
+
+
 def _branch(pattern: str, template: str, names: dict[str, str]) -> Rule:
     """A branch of a centre head; ``{0}`` is the task, ``{1}`` the branch, ``{2}`` the rest."""
 
@@ -130,6 +135,7 @@ _RULES: dict[Framework, list[Rule]] = {
         *_points(r"vfe\."),
         _blocks(r"backbone_2d\.", 1),
         *_ups(r"backbone_2d\."),
+        *_anchor_head(r"dense_head\.", "conv_box"),
         _rule(rf"dense_head\.shared_conv\.0\.{_BOTH}", "head.shared.conv.{}"),
         _rule(rf"dense_head\.shared_conv\.1\.{_NORM}", "head.shared.norm.{}"),
         _branch(rf"{_PCDET_HEAD}0\.0\.{_BOTH}", _HIDDEN_CONV, _PCDET_BRANCHES),
@@ -140,6 +146,7 @@ _RULES: dict[Framework, list[Rule]] = {
         *_points(r"(?:pts_)?voxel_encoder\."),
         _blocks(r"(?:pts_)?backbone\.", 0),
         *_ups(r"(?:pts_)?neck\."),
+        *_anchor_head(r"bbox_head\.", "conv_reg"),
         _rule(rf"pts_bbox_head\.shared_conv\.conv\.{_BOTH}", "head.shared.conv.{}"),
         _rule(rf"pts_bbox_head\.shared_conv\.bn\.{_NORM}", "head.shared.norm.{}"),
         _branch(rf"{_MMDET_HEAD}0\.conv\.{_BOTH}", _HIDDEN_CONV, _MMDET_BRANCHES),

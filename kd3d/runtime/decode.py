@@ -7,6 +7,7 @@ z as it is; (l, w, h) = exp(dim); yaw = atan2(sin, cos). The score is sigmoid(hm
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from kd3d.errors import DataError
 from kd3d.geometry.boxes import Boxes3D, Floats, Ints
 from kd3d.geometry.nms import circle_nms, rotated_nms
-from kd3d.runtime.heads import TaskMaps
+from kd3d.runtime.anchors import anchor_candidates
+from kd3d.runtime.heads import AnchorMaps, TaskMaps
 from kd3d.spec.decode import DecodeSpec
 from kd3d.spec.detector import DetectorSpec
 
 
-def decode(heads: Sequence[TaskMaps], spec: DetectorSpec) -> Boxes3D:
+def decode(heads: Sequence[Any], spec: DetectorSpec) -> Boxes3D:
     """Boxes of one frame: ``suppress(candidates(heads))``.
 
     Args:
@@ -35,13 +37,15 @@ def decode(heads: Sequence[TaskMaps], spec: DetectorSpec) -> Boxes3D:
     return suppress(candidates(heads, spec), spec)
 
 
-def candidates(heads: Sequence[TaskMaps], spec: DetectorSpec) -> Boxes3D:
+def candidates(heads: Sequence[Any], spec: DetectorSpec) -> Boxes3D:
     """Boxes before suppression: at most ``top_k`` per task, above the threshold, centre inside the limit.
 
     Arguments, order and errors as in ``decode``. Boxes with infinite sizes or places are dropped.
     """
     if len(heads) != len(spec.head.tasks):
         raise DataError(f"{spec.name} has {len(spec.head.tasks)} task(s), but got head maps of {len(heads)}.")
+    if isinstance(heads[0], AnchorMaps):
+        return anchor_candidates(heads[0], spec)
     found, first_label = [], 0
     for task, maps in enumerate(heads):
         if np.isnan(maps.hm).any():
@@ -70,14 +74,26 @@ def suppress(boxes: Boxes3D, spec: DetectorSpec) -> Boxes3D:
     for task, classes in enumerate(spec.head.tasks):
         of_task = np.flatnonzero((boxes.label >= first_label) & (boxes.label < first_label + len(classes)))
         chosen = boxes.select(of_task)
-        kept.append(of_task[_keep(chosen, spec.decode, spec.decode.nms_threshold[task])])
+        threshold = spec.decode.nms_threshold[task]
+        keep = _keep_by_class if spec.decode.nms == "rotate_by_class" else _keep
+        kept.append(of_task[keep(chosen, spec.decode, threshold)])
         first_label += len(classes)
     return boxes.select(np.concatenate(kept))
 
 
+def _keep_by_class(boxes: Boxes3D, rule: DecodeSpec, threshold: float) -> Ints:
+    """Each class suppresses itself; the best of all that are left, best first."""
+    left = [np.zeros(0, np.int64)]
+    for label in np.unique(boxes.label):
+        mine = np.flatnonzero(boxes.label == label)
+        left.append(mine[_keep(boxes.select(mine), rule, threshold)])
+    kept = np.sort(np.concatenate(left))
+    return kept[np.argsort(-np.asarray(boxes.score)[kept], kind="stable")][: rule.nms_post]
+
+
 def _keep(boxes: Boxes3D, rule: DecodeSpec, threshold: float) -> Ints:
     score = np.asarray(boxes.score)
-    if rule.nms == "rotate":
+    if rule.nms.startswith("rotate"):
         return rotated_nms(boxes.bev, score, threshold=threshold, pre=rule.nms_pre, post=rule.nms_post)
     if rule.nms == "circle":
         return circle_nms(boxes.array[:, :2], score, threshold=threshold, pre=rule.nms_pre, post=rule.nms_post)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd3d.errors import DataError
+from kd3d.spec.anchor import AnchorHeadSpec
 from kd3d.spec.detector import CenterHeadSpec, DetectorSpec
 
 HEAD_NAMES = ("hm", "center", "center_z", "dim", "rot", "vel")
@@ -30,17 +31,30 @@ class TaskMaps(NamedTuple):
     vel: Any = None
 
 
+class AnchorMaps(NamedTuple):
+    """Maps of an anchor head, each ``[..., C, H, W]``, numpy or torch; channels as ``AnchorHeadSpec`` orders them."""
+
+    cls: Any
+    box: Any
+    dir: Any
+
+
 def head_names(head: CenterHeadSpec) -> tuple[str, ...]:
     """The names of the maps that a task of ``head`` has."""
     return HEAD_NAMES if head.velocity else HEAD_NAMES[:-1]
 
 
 def onnx_names(spec: DetectorSpec) -> list[str]:
-    """Output names of the network: ``task{t}_{name}``, tasks in order, then maps in ``HEAD_NAMES``' order."""
+    """Output names of the network: ``task{t}_{name}``, tasks in order, then maps in ``HEAD_NAMES``' order.
+
+    Of an anchor head: ``anchor_cls``, ``anchor_box``, ``anchor_dir``.
+    """
+    if isinstance(spec.head, AnchorHeadSpec):
+        return [f"anchor_{name}" for name, _ in spec.head.maps]
     return [f"task{task}_{name}" for task in range(len(spec.head.tasks)) for name in head_names(spec.center_head)]
 
 
-def heads_from_arrays(arrays: Mapping[str, NDArray[Any]], spec: DetectorSpec) -> tuple[TaskMaps, ...]:
+def heads_from_arrays(arrays: Mapping[str, NDArray[Any]], spec: DetectorSpec) -> tuple[Any, ...]:
     """Sort named arrays into tasks, without their batch dimension.
 
     Args:
@@ -53,6 +67,8 @@ def heads_from_arrays(arrays: Mapping[str, NDArray[Any]], spec: DetectorSpec) ->
     missing = [name for name in onnx_names(spec) if name not in arrays]
     if missing:
         raise DataError(f"the network gave no output {', '.join(missing)}; it gave {', '.join(arrays) or 'nothing'}.")
+    if isinstance(spec.head, AnchorHeadSpec):
+        return (AnchorMaps(*(_one_map(f"anchor_{name}", arrays, spec, 0) for name, _ in spec.head.maps)),)
     return tuple(
         TaskMaps(**{name: _one_map(f"task{task}_{name}", arrays, spec, task) for name in head_names(spec.center_head)})
         for task in range(len(spec.head.tasks))
@@ -60,7 +76,11 @@ def heads_from_arrays(arrays: Mapping[str, NDArray[Any]], spec: DetectorSpec) ->
 
 
 def _one_map(full_name: str, arrays: Mapping[str, NDArray[Any]], spec: DetectorSpec, task: int) -> NDArray[Any]:
-    channels = {"hm": len(spec.head.tasks[task]), **dict(spec.center_head.branches)}[full_name.partition("_")[2]]
+    if isinstance(spec.head, AnchorHeadSpec):
+        sizes = dict(spec.head.maps)
+    else:
+        sizes = {"hm": len(spec.head.tasks[task]), **dict(spec.head.branches)}
+    channels = sizes[full_name.partition("_")[2]]
     grid = spec.output_grid
     value = np.asarray(arrays[full_name])
     if value.ndim == 4 and value.shape[0] == 1:

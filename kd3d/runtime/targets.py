@@ -43,7 +43,9 @@ def assign_targets(
 
     Raises:
         DataError: a label is outside of the classes.
+        SpecError: the detector has no centre head.
     """
+    spec.center_head  # noqa: B018  says so where there is none
     if len(boxes) and not 0 <= boxes.label.min() <= boxes.label.max() < len(spec.head.classes):
         raise DataError(
             f"labels must be 0..{len(spec.head.classes) - 1} for {', '.join(spec.head.classes)}, "

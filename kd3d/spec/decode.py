@@ -19,8 +19,9 @@ class DecodeSpec:
             ``cell`` takes the best class of each cell (det3d, Autoware).
         score_threshold: strictly above.
         center_limit_m: x, y, z minima then maxima; a box whose centre is outside is dropped.
-        nms: ``rotate`` by rotated BEV IoU, ``circle`` by squared centre distance, ``none``. Within a task all classes
-            suppress each other.
+        nms: ``rotate`` by rotated BEV IoU, ``circle`` by squared centre distance, ``none``: within a task all classes
+            suppress each other. ``rotate_by_class``: each class suppresses only itself, an anchor may give a box of
+            each class, and ``nms_post`` counts over the classes (mmdetection3d's anchor heads).
         nms_threshold: one per task: IoU (a box is suppressed above it), or square metres for ``circle`` (suppressed
             at or below it).
         nms_pre: boxes per task before suppression.
@@ -31,7 +32,7 @@ class DecodeSpec:
     top_k: int
     score_threshold: float
     center_limit_m: tuple[float, float, float, float, float, float]
-    nms: Literal["rotate", "circle", "none"]
+    nms: Literal["rotate", "rotate_by_class", "circle", "none"]
     nms_threshold: tuple[float, ...]
     nms_pre: int
     nms_post: int

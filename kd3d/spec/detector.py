@@ -225,6 +225,17 @@ class DetectorSpec:
         return self.head
 
     @property
+    def anchor_head(self) -> AnchorHeadSpec:
+        """The head, for code that works on anchor heads only.
+
+        Raises:
+            SpecError: the detector has another head.
+        """
+        if not isinstance(self.head, AnchorHeadSpec):
+            raise SpecError(f"{self.name} has a centre head, but this works with anchor heads only.")
+        return self.head
+
+    @property
     def output_grid(self) -> BevGrid:
         """The grid of the head maps."""
         return self.grid.coarsened(self.encoder.stride * self.backbone.out_stride)

@@ -156,3 +156,27 @@ def message_hub():
         sys.modules.setdefault(name, types.ModuleType(name))
     sys.modules[module.__name__] = module
     return {"log_scalars": OrderedDict(loss=HistoryBuffer()), "runtime_info": OrderedDict(iter=np.int64(3))}
+
+
+def pointpillars(layout, *, seed=0, width=64, layers=(3, 5, 5), classes=3):
+    """State of KITTI's PointPillars: one point layer of [64, 10], three levels, an anchor head of six anchors."""
+    w = Weights(seed)
+    pfn, blocks, deblocks, head = {
+        "openpcdet": ("vfe.", "backbone_2d.", "backbone_2d.", "dense_head."),
+        "mmdet3d": ("voxel_encoder.", "backbone.", "neck.", "bbox_head."),
+    }[layout]
+    if layout == "openpcdet":
+        w.state["global_step"] = torch.zeros(1, dtype=torch.int64)
+    inputs = points(w, pfn, 10, (width,))
+    neck = trunk(
+        w, blocks, deblocks, layout,
+        inputs=inputs, layers=layers, channels=(width, 2 * width, 4 * width), ups=(1, 2, 4),
+        up_channels=(2 * width,) * 3, stride_one_conv=False,
+    )  # fmt: skip
+    anchors = 2 * classes
+    for name, size in (("cls", anchors * classes), ("box" if layout == "openpcdet" else "reg", anchors * 7)):
+        w.matrix(f"{head}conv_{name}.weight", (size, neck, 1, 1), neck * 4)
+        w.bias(f"{head}conv_{name}.bias", size, -2.0 if name == "cls" else 0.0)
+    w.matrix(f"{head}conv_dir_cls.weight", (anchors * 2, neck, 1, 1), neck)
+    w.bias(f"{head}conv_dir_cls.bias", anchors * 2)
+    return w.state

@@ -162,3 +162,44 @@ def physical(maps, layout, *, old=False):
         "hm": pick("hm", "heatmap"), "center": pick("center", "reg"), "center_z": pick("center_z", "height"),
         "dim": dim, "rot": torch.stack([sin, cos]), "vel": maps.get("vel"),
     }  # fmt: skip
+
+
+def anchor_head(state, x):
+    """Maps ``cls``, ``box``, ``dir`` of OpenPCDet's or mmdetection3d's anchor head."""
+    prefix = "dense_head." if "dense_head.conv_cls.weight" in state else "bbox_head."
+    box = "box" if prefix == "dense_head." else "reg"
+    return {
+        ours: functional.conv2d(x, state[f"{prefix}conv_{name}.weight"], state[f"{prefix}conv_{name}.bias"])[0]
+        for ours, name in (("cls", "cls"), ("box", box), ("dir", "dir_cls"))
+    }
+
+
+def limit(value, offset, period):
+    return value - np.floor(value / period + offset) * period
+
+
+def anchor_boxes(maps, layout):
+    """Every anchor's box (x, y, z of the centre, l, w, h, yaw) and its class scores, written out anchor by anchor."""
+    car, walker, cyclist = ((3.9, 1.6, 1.56), -1.78), ((0.8, 0.6, 1.73), -0.6), ((1.76, 0.6, 1.73), -0.6)
+    order = (car, walker, cyclist) if layout == "openpcdet" else (walker, cyclist, car)
+    cls, box, way = (np.asarray(maps[name], np.float64) for name in ("cls", "box", "dir"))
+    _, height, width = cls.shape
+    low, high = (0.0, -39.68), (69.12, 39.68)
+    if layout == "openpcdet":
+        xs, ys = (low[a] + np.arange(n) * (high[a] - low[a]) / (n - 1) for a, n in ((0, width), (1, height)))
+    else:
+        xs, ys = (low[a] + (np.arange(n) + 0.5) * (high[a] - low[a]) / n for a, n in ((0, width), (1, height)))
+    boxes, scores = [], []
+    for index, ((length, w, h), bottom) in enumerate(order):
+        for turn, yaw in enumerate((0.0, 1.57)):
+            a = index * 2 + turn
+            t, d = box[a * 7 : a * 7 + 7], np.hypot(length, w)
+            angle = t[6] + yaw
+            heading = way[a * 2 : a * 2 + 2].argmax(0)
+            o = 0.78539 if layout == "openpcdet" else -np.pi / 2
+            angle = limit(angle - o, 0, np.pi) + o + np.pi * heading
+            parts = [t[0] * d + xs[None, :], t[1] * d + ys[:, None], t[2] * h + bottom + h / 2]
+            parts += [np.exp(t[3]) * length, np.exp(t[4]) * w, np.exp(t[5]) * h, angle]
+            boxes.append(np.stack(np.broadcast_arrays(*parts), -1).reshape(-1, 7))
+            scores.append((1 / (1 + np.exp(-cls[a * 3 : a * 3 + 3]))).reshape(3, -1).T)
+    return np.concatenate(boxes), np.concatenate(scores)

@@ -48,14 +48,9 @@ def test_both_conventions_are_shown_with_who_uses_them(info):
     assert record["buildable"] is True
 
 
-def test_a_network_that_cannot_be_built_is_called_cost_only(info):
-    lines, record = info("kitti-second")
-    assert "cost only: this version does not build networks with anchor heads" in lines
-    assert record["buildable"] is False
-
-
-def test_a_network_that_can_be_built_is_not_called_cost_only(info):
-    lines, record = info(TINY)
+@pytest.mark.parametrize("name", ["kitti-second", TINY])
+def test_every_network_can_be_built(info, name):
+    lines, record = info(name)
     assert record["buildable"] is True
     assert not any("cost only" in line for line in lines)
 

@@ -8,13 +8,12 @@ import pytest
 
 from kd3d.compress.inherit.layers import layers
 from kd3d.detectors.build import build
-from kd3d.detectors.presets import PRESETS, buildable, describe, preset
-from kd3d.errors import SpecError, UsageError
+from kd3d.detectors.presets import PRESETS, preset
+from kd3d.errors import SpecError
 from kd3d.spec import AnchorHeadSpec, AnchorSpec, DetectorSpec, VoxelEncoderSpec, from_json, to_json
 
 VOXELS, ANCHORS = "waymo-centerpoint-voxel", "kitti-second"
-COST_ONLY = [name for name in PRESETS if not buildable(preset(name))]
-TAGGED = [VOXELS, *COST_ONLY]
+TAGGED = [VOXELS, *(name for name in PRESETS if isinstance(preset(name).head, AnchorHeadSpec))]
 
 
 def test_pillars_and_centre_heads_are_written_as_before():
@@ -117,17 +116,9 @@ def test_anchor_maps_and_layers():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COST_ONLY)
-def test_networks_that_cannot_be_built_yet_are_refused_and_marked(name):
-    with pytest.raises(UsageError, match=f"{name} has an anchor head: this version specifies and costs"):
-        build(preset(name))
-    assert describe(name).endswith("[cost only]")
-
-
-def test_the_others_are_not_marked():
-    assert not describe("world-centerpoint-pillar").endswith("[cost only]")
-    assert not describe(VOXELS).endswith("[cost only]")
-    assert [name for name in PRESETS if isinstance(preset(name).head, AnchorHeadSpec)] == COST_ONLY
+@pytest.mark.parametrize("name", ["kitti-pointpillars", "kitti-pointpillars-mmdet3d"])
+def test_pointpillars_is_built_with_its_published_parameters(name):
+    assert sum(part.numel() for part in build(preset(name)).parameters()) == 4834888
 
 
 def test_code_for_one_kind_says_so_when_given_another():
