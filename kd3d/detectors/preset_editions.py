@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from kd3d.detectors.preset_kitti_anchor import kitti_pointpillars
 from kd3d.detectors.preset_nuscenes import nuscenes_pillar
-from kd3d.spec import AnchorHeadSpec, DetectorSpec, PillarEncoderSpec
+from kd3d.geometry.grid import BevGrid
+from kd3d.spec import AnchorHeadSpec, BevBackboneSpec, DetectorSpec, PillarEncoderSpec, VoxelEncoderSpec
 
 _EVERY = 2**24  # no cap
 
@@ -39,3 +40,25 @@ def kitti_pointpillars_mmdet3d() -> DetectorSpec:
     ours = replace(head, anchors=(pedestrian, cyclist, car), direction_offset_rad=-math.pi / 2, align_center=True)
     decode = replace(base.decode, top_k=100, nms_pre=_EVERY, nms_post=50, nms="rotate_by_class")
     return replace(base, name=f"{base.name}-mmdet3d", head=ours, decode=decode)
+
+
+def nuscenes_voxel(suffix: str, *, cell_m: float, half_range_m: float, max_voxels: int) -> DetectorSpec:
+    """OpenPCDet's CenterPoint-Voxel for nuScenes: six tasks, velocity, ten sweeps, voxels 0.2 m high.
+
+    Args:
+        suffix: of the name.
+        cell_m: side of a voxel.
+        half_range_m: the range is plus and minus this in x and y.
+        max_voxels: per frame.
+    """
+    return replace(
+        nuscenes_pillar(),
+        name=f"nuscenes-centerpoint-voxel{suffix}",
+        grid=BevGrid(-half_range_m, -half_range_m, -5.0, half_range_m, half_range_m, 3.0, cell_m),
+        encoder=VoxelEncoderSpec(
+            height_m=0.2, channels=(16, 32, 64, 128), blocks=(2, 2, 2, 2), max_points=10, max_voxels=max_voxels
+        ),
+        backbone=BevBackboneSpec(
+            strides=(1, 2), layers=(5, 5), channels=(128, 256), up_strides=(1.0, 2.0), up_channels=(256, 256)
+        ),
+    )

@@ -9,6 +9,7 @@ from kd3d.detectors.preset_editions import (
     kitti_pointpillars_mmdet3d,
     nuscenes_pillar_det3d,
     nuscenes_pillar_mmdet3d,
+    nuscenes_voxel,
 )
 from kd3d.detectors.preset_kitti import kitti_pillar, kitti_pillar_small
 from kd3d.detectors.preset_kitti_anchor import kitti_pointpillars, kitti_second
@@ -34,6 +35,10 @@ PRESETS: dict[str, Callable[[], DetectorSpec]] = {
     "kitti-centerpoint-pillar": kitti_pillar,
     "kitti-centerpoint-pillar-small": kitti_pillar_small,
     "kitti-pointpillars": kitti_pointpillars,
+    "nuscenes-centerpoint-voxel01": partial(nuscenes_voxel, "01", cell_m=0.1, half_range_m=51.2, max_voxels=60000),
+    "nuscenes-centerpoint-voxel0075": partial(
+        nuscenes_voxel, "0075", cell_m=0.075, half_range_m=54.0, max_voxels=160000
+    ),
     "nuscenes-centerpoint-pillar-mmdet3d": nuscenes_pillar_mmdet3d,
     "nuscenes-centerpoint-pillar-det3d": nuscenes_pillar_det3d,
     "kitti-pointpillars-mmdet3d": kitti_pointpillars_mmdet3d,
@@ -81,6 +86,8 @@ _LINES: dict[str, str] = {
     "kitti-centerpoint-pillar": "CenterPoint-Pillar for KITTI, 0.16 m, Car, Pedestrian, Cyclist",
     "kitti-centerpoint-pillar-small": "a narrow 0.24 m detector for KITTI that trains on a CPU",
     "kitti-pointpillars": "OpenPCDet's PointPillars for KITTI, anchor head, 0.16 m",
+    "nuscenes-centerpoint-voxel01": "OpenPCDet's CenterPoint-Voxel for nuScenes, 0.1 x 0.1 x 0.2 m",
+    "nuscenes-centerpoint-voxel0075": "OpenPCDet's CenterPoint-Voxel for nuScenes, 0.075 x 0.075 x 0.2 m",
     "nuscenes-centerpoint-pillar-mmdet3d": "mmdetection3d's CenterPoint-Pillar for nuScenes, one point layer",
     "nuscenes-centerpoint-pillar-det3d": "det3d's CenterPoint-Pillar for nuScenes, hard pillars, no top-K",
     "kitti-pointpillars-mmdet3d": "mmdetection3d's PointPillars for KITTI: Pedestrian, Cyclist, Car",

@@ -25,6 +25,18 @@ class UpBranch:
 
 
 @dataclass(frozen=True)
+class VoxelShape:
+    """Widths and depths of a sparse 3D backbone, as ``VoxelEncoderSpec`` counts them."""
+
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+    input_channels: int
+    out_channels: int
+    residual: bool
+    bias: bool
+
+
+@dataclass(frozen=True)
 class Architecture:
     """What the tensors say.
 
@@ -39,6 +51,7 @@ class Architecture:
         shared, hidden: widths of a centre head.
         velocity: whether it has a velocity branch.
         maps: channels of an anchor head's ``cls``, ``box``, ``dir``.
+        voxel: the sparse backbone, if the encoder is one.
     """
 
     encoder: Literal["pillar", "voxel"]
@@ -53,6 +66,7 @@ class Architecture:
     hidden: int = 0
     velocity: bool = False
     maps: tuple[int, int, int] = (0, 0, 0)
+    voxel: VoxelShape | None = None
 
 
 def read_architecture(tensors: Mapping[str, Tensor], facts: Facts, where: str) -> Architecture:
@@ -89,7 +103,7 @@ _RANKS = {
     r"encoder\.layers\.\d+\.linear\.weight": 2,
     r"(backbone|head)\..*conv\.weight": 4,
     r"head\..*(out|cls|box|dir)\.weight": 4,
-    r"encoder\.(input|out|stages)\..*conv\.weight": 5,
+    r"encoder\.(input|out|stages)\..*conv\.weight": 3,
     r".*\.norm\.(weight|bias|running_mean|running_var)": 1,
     r".*\.bias": 1,
 }
@@ -118,11 +132,25 @@ def _width(shapes: Shapes, name: str, axis: int) -> int:
 
 def _encoder(shapes: Shapes) -> dict[str, object]:
     if "encoder.input.conv.weight" in shapes:
-        return {"encoder": "voxel", "inputs": 0, "filters": ()}
+        inputs = _width(shapes, "encoder.input.conv.weight", 1)
+        return {"encoder": "voxel", "inputs": inputs, "filters": (), "voxel": _voxel(shapes)}
     count = _count(shapes, r"encoder\.layers\.(\d+)\.")
     widths = [_width(shapes, f"encoder.layers.{i}.linear.weight", 0) for i in range(count)]
     filters = (*(2 * width for width in widths[:-1]), widths[-1])
     return {"encoder": "pillar", "inputs": _width(shapes, "encoder.layers.0.linear.weight", 1), "filters": filters}
+
+
+def _voxel(shapes: Shapes) -> VoxelShape:
+    count = _count(shapes, r"encoder\.stages\.(\d+)\.")
+    stages = [f"encoder.stages.{stage}" for stage in range(count)]
+    return VoxelShape(
+        channels=tuple(_width(shapes, f"{stage}.blocks.0.convs.0.conv.weight", 0) for stage in stages),
+        blocks=tuple(_count(shapes, rf"{re.escape(stage)}\.blocks\.(\d+)\.") for stage in stages),
+        input_channels=_width(shapes, "encoder.input.conv.weight", 0),
+        out_channels=_width(shapes, "encoder.out.conv.weight", 0),
+        residual=any(".convs.1." in name for name in shapes),
+        bias=any(re.fullmatch(r"encoder\.stages\..*blocks.*conv\.bias", name) for name in shapes),
+    )
 
 
 def _head(shapes: Shapes) -> dict[str, object]:

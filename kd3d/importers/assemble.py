@@ -11,10 +11,20 @@ from kd3d.importers.architecture import Architecture
 from kd3d.importers.container import Framework
 from kd3d.importers.decodes import anchor_decode, center_decode
 from kd3d.importers.facts import Facts, points_of
-from kd3d.spec import AnchorHeadSpec, BevBackboneSpec, CenterHeadSpec, DecodeSpec, DetectorSpec, PillarEncoderSpec
+from kd3d.spec import (
+    AnchorHeadSpec,
+    BevBackboneSpec,
+    CenterHeadSpec,
+    DecodeSpec,
+    DetectorSpec,
+    PillarEncoderSpec,
+    VoxelEncoderSpec,
+)
 
 _CAPS = {"openpcdet": (20, 30000), "mmdet3d": (20, 40000), "det3d": (20, 60000)}
+_VOXEL_CAPS = {"openpcdet": (10, 160000), "mmdet3d": (10, 120000), "det3d": (10, 160000)}
 _OPTIONS = {
+    "height of a voxel": "--cell with three numbers",
     "range": "--range (x, y, z minima, then maxima, in metres)",
     "cell": "--cell (metres)",
     "classes": "--classes (in the order of the model's outputs)",
@@ -55,7 +65,9 @@ def complete(shape: Architecture, facts: Facts, source: Source) -> Facts:
         unknown.append("classes")
     if facts.features is None:
         unknown.append("features")
-    if facts.strides is None and facts.out_stride is None:
+    if shape.voxel is not None and facts.height_m is None:
+        unknown.append("height of a voxel")
+    if shape.voxel is None and facts.strides is None and facts.out_stride is None:
         unknown.append("stride")
     if unknown:
         raise UsageError(
@@ -83,6 +95,8 @@ def mismatches(shape: Architecture, facts: Facts, source: Source) -> list[str]:
                 f"point features: the first layer reads {shape.inputs} channels, but {', '.join(facts.features)} with "
                 f"offsets are {len(facts.features) + offsets[-1]}"
             )
+    if shape.encoder == "voxel" and facts.encoder != "pillar" and facts.features is not None:
+        compare("point features", shape.inputs, len(facts.features))
     compare("layers", shape.layers, facts.layers)
     compare("channels", shape.channels, facts.channels)
     compare("up strides", tuple(up.stride for up in shape.ups), facts.up_strides)
@@ -105,13 +119,6 @@ def assemble(shape: Architecture, facts: Facts, source: Source) -> DetectorSpec:
     assert facts.range_m is not None and facts.cell_m is not None
     x0, y0, z0, x1, y1, z1 = facts.range_m
     grid = BevGrid(x0, y0, z0, x1, y1, z1, facts.cell_m)
-    caps = _CAPS[source.framework]
-    encoder = PillarEncoderSpec(
-        filters=shape.filters,
-        max_points=facts.max_points or caps[0],
-        max_pillars=facts.max_cells or caps[1],
-        mode="dynamic" if facts.mode == "dynamic" and source.framework == "openpcdet" else "hard",
-    )
     backbone = BevBackboneSpec(
         strides=_strides(shape, facts, source),
         layers=shape.layers,
@@ -123,10 +130,35 @@ def assemble(shape: Architecture, facts: Facts, source: Source) -> DetectorSpec:
         name=_name(facts, source),
         points=points_of(facts),
         grid=grid,
-        encoder=encoder,
+        encoder=_encoder(shape, facts, source),
         backbone=backbone,
         head=_head(shape, facts),
         decode=_decode(shape, facts, source),
+    )
+
+
+def _encoder(shape: Architecture, facts: Facts, source: Source) -> PillarEncoderSpec | VoxelEncoderSpec:
+    if shape.voxel is not None:
+        assert facts.height_m is not None
+        points, voxels = _VOXEL_CAPS[source.framework]
+        found = shape.voxel
+        return VoxelEncoderSpec(
+            height_m=facts.height_m,
+            channels=found.channels,
+            blocks=found.blocks,
+            input_channels=found.input_channels,
+            out_channels=found.out_channels,
+            block="residual" if found.residual else "plain",
+            block_bias=found.bias,
+            max_points=facts.max_points or points,
+            max_voxels=facts.max_cells or voxels,
+        )
+    points, pillars = _CAPS[source.framework]
+    return PillarEncoderSpec(
+        filters=shape.filters,
+        max_points=facts.max_points or points,
+        max_pillars=facts.max_cells or pillars,
+        mode="dynamic" if facts.mode == "dynamic" and source.framework == "openpcdet" else "hard",
     )
 
 
@@ -160,13 +192,15 @@ def _strides(shape: Architecture, facts: Facts, source: Source) -> tuple[int, ..
                 f"{facts.strides}."
             )
         return facts.strides
-    assert facts.out_stride is not None
-    totals = [facts.out_stride * up.stride for up in shape.ups]
+    # The stages of a sparse backbone halve the map; all published ones leave the rest to the up branches.
+    halvings = len(shape.voxel.channels) - 1 if shape.voxel is not None else 0
+    stride = 2**halvings if facts.out_stride is None else facts.out_stride
+    totals = [stride / 2**halvings * up.stride for up in shape.ups]
     steps = [totals[0], *(after / before for before, after in itertools.pairwise(totals))]
     if any(step < 1 or step != int(step) for step in steps):
         raise CheckpointError(
             f"{source.where}: up branches of strides {tuple(up.stride for up in shape.ups)} and head maps of stride "
-            f"{facts.out_stride} need levels of strides {tuple(steps)}, which are not whole. Check --stride."
+            f"{stride} need levels of strides {tuple(steps)}, which are not whole. Check --stride."
         )
     return tuple(int(step) for step in steps)
 

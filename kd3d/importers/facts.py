@@ -100,7 +100,7 @@ def facts_of_preset(spec: DetectorSpec) -> Facts:
         mode=encoder.mode if isinstance(encoder, PillarEncoderSpec) else None,
         max_points=encoder.max_points,
         max_cells=encoder.max_pillars if isinstance(encoder, PillarEncoderSpec) else encoder.max_voxels,
-        out_stride=spec.backbone.out_stride,
+        out_stride=encoder.stride * spec.backbone.out_stride,
         anchors=None if isinstance(spec.head, CenterHeadSpec) else spec.head,
         decode=spec.decode,
     )

@@ -18,6 +18,7 @@ from kd3d.importers.conventions import Convention, convert
 from kd3d.importers.embedded import facts_of_file, old_boxes
 from kd3d.importers.facts import Facts, merged
 from kd3d.importers.names import Naming, rename
+from kd3d.importers.voxel_names import unify_layouts
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def import_checkpoint(found: ForeignCheckpoint, facts: Sequence[Facts] = ()) -> 
     known, disagreements = _all_facts(found, facts)
     problems += disagreements
     tensors = {ours: found.tensors[theirs] for ours, theirs in naming.ours.items()}
+    tensors, layouts = unify_layouts(tensors)
     if known.convolution_for_stride_one is None:
         # What their published configurations have; a kernel of 1 x 1 does not show which way it goes.
         anchors = "head.cls.weight" in tensors
@@ -86,6 +88,7 @@ def import_checkpoint(found: ForeignCheckpoint, facts: Sequence[Facts] = ()) -> 
             "Convert the checkpoint with mmdetection3d's own tool first."
         )
     converted, notes = convert(tensors, shape, convention)
+    notes += layouts
     try:
         spec = assemble(shape, known, source)
     except SpecError as error:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kd3d.importers.container import Framework
+from kd3d.importers.voxel_names import voxel_rules
 
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _BOTH = r"(weight|bias)"
@@ -47,12 +48,14 @@ def rename(names: list[str], framework: Framework) -> Naming:
     ours: dict[str, str] = {}
     skipped: dict[str, str] = {}
     unknown, clashes = [], []
+    residual = any(name.endswith(".conv1.weight") for name in names)
+    sparse = [Rule(re.compile(pattern), write) for pattern, write in voxel_rules(framework, residual)]
     for name in names:
         reason = _skip_reason(name)
         if reason is not None:
             skipped[name] = reason
             continue
-        written = _first(name, _RULES[framework])
+        written = _first(name, [*_RULES[framework], *sparse])
         if written is None:
             unknown.append(name)
         elif written in ours:

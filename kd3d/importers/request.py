@@ -11,6 +11,7 @@ from kd3d.importers.container import FRAMEWORKS, Framework, read_checkpoint
 from kd3d.importers.embedded import facts_of_config
 from kd3d.importers.facts import Facts, facts_of_preset
 from kd3d.importers.importer import Imported, import_checkpoint
+from kd3d.spec import AnchorHeadSpec
 
 
 def import_file(
@@ -54,6 +55,10 @@ def _edition(like: str, framework: Framework) -> Facts:
     own = f"{like}-{framework}"
     if own in PRESETS or like.endswith(framework) or framework == "openpcdet":
         return facts_of_preset(preset(own if own in PRESETS else like))
+    if isinstance(preset(like).head, AnchorHeadSpec):
+        raise UsageError(
+            f"--like {like}: its anchors are OpenPCDet's in order and place, not {framework}'s. Give --config."
+        )
     return replace(facts_of_preset(preset(like)), decode=None, mode=None, max_cells=None)
 
 

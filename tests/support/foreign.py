@@ -180,3 +180,71 @@ def pointpillars(layout, *, seed=0, width=64, layers=(3, 5, 5), classes=3):
     w.matrix(f"{head}conv_dir_cls.weight", (anchors * 2, neck, 1, 1), neck)
     w.bias(f"{head}conv_dir_cls.bias", anchors * 2)
     return w.state
+
+
+def sparse_names(layout, residual):
+    """Where the parts of the sparse backbone are: (down of stage s, block b of stage s, last)."""
+    if layout == "openpcdet":
+        p = "backbone_3d."
+        down = lambda s: (f"{p}conv{s + 1}.0.0", f"{p}conv{s + 1}.0.1")  # noqa: E731
+        block = lambda s, b: f"{p}conv{s + 1}.{b + (1 if s else 0)}"  # noqa: E731
+        return p, down, block, "conv_out"
+    if layout == "mmdet3d":
+        p = "pts_middle_encoder."
+        down = lambda s: tuple(f"{p}encoder_layers.encoder_layer{s}.2.{i}" for i in (0, 1))  # noqa: E731
+        return p, down, lambda s, b: f"{p}encoder_layers.encoder_layer{s + 1}.{b}", "conv_out"
+    p = "backbone."
+    return (
+        p,
+        lambda s: (f"{p}conv{s + 1}.0", f"{p}conv{s + 1}.1"),
+        lambda s, b: f"{p}conv{s + 1}.{b + (3 if s else 0)}",
+        "extra_conv",
+    )
+
+
+def sparse_kernel(w, name, out, inputs, kernel, spconv):
+    weight = w.draw(out, inputs, *kernel) * math.sqrt(2 / (inputs * math.prod(kernel) / 3))
+    order = {"2": (0, 2, 3, 4, 1), "1": (2, 3, 4, 1, 0), "native": (2, 3, 4, 0, 1)}[spconv]
+    w.state[f"{name}.weight"] = weight.permute(order).contiguous()
+
+
+def sparse_backbone(w, layout, *, inputs, widths, last, residual=True, spconv="2"):
+    prefix, down, block, end = sparse_names(layout, residual)
+    bias = residual and layout != "mmdet3d"
+    sparse_kernel(w, f"{prefix}conv_input.0", widths[0], inputs, (3, 3, 3), spconv)
+    w.norm(f"{prefix}conv_input.1", widths[0])
+    width = widths[0]
+    for stage, out in enumerate(widths):
+        if stage:
+            conv, bn = down(stage)
+            sparse_kernel(w, conv, out, width, (3, 3, 3), spconv)
+            w.norm(bn, out)
+        for index in range(2 if residual or stage else 1):
+            name = block(stage, index)
+            for part in ("1", "2") if residual else ("",):
+                conv, bn = (f"{name}.conv{part}", f"{name}.bn{part}") if residual else (f"{name}.0", f"{name}.1")
+                sparse_kernel(w, conv, out, out, (3, 3, 3), spconv)
+                if bias:
+                    w.bias(f"{conv}.bias", out)
+                w.norm(bn, out)
+        width = out
+    sparse_kernel(w, f"{prefix}{end}.0", last, width, (3, 1, 1), spconv)
+    w.norm(f"{prefix}{end}.1", last)
+    return last * 2
+
+
+def centerpoint_voxel(layout, *, seed=0, widths=(16, 32, 64, 128), last=128, trunk_width=128, shared=64, **options):
+    """State of a CenterPoint-Voxel for nuScenes."""
+    w = Weights(seed)
+    if layout == "openpcdet":
+        w.state["global_step"] = torch.zeros(1, dtype=torch.int64)
+    bev = sparse_backbone(w, layout, inputs=5, widths=widths, last=last, **options)
+    blocks = {"openpcdet": "backbone_2d.", "mmdet3d": "pts_backbone.", "det3d": "neck."}[layout]
+    deblocks = {"openpcdet": "backbone_2d.", "mmdet3d": "pts_neck.", "det3d": "neck."}[layout]
+    neck = trunk(
+        w, blocks, deblocks, layout,
+        inputs=bev, layers=(5, 5), channels=(trunk_width, 2 * trunk_width), ups=(1, 2),
+        up_channels=(2 * trunk_width,) * 2, stride_one_conv=layout != "openpcdet",
+    )  # fmt: skip
+    center_head(w, layout, inputs=neck, tasks=SIX, shared=shared, velocity=True)
+    return w.state

@@ -203,3 +203,38 @@ def anchor_boxes(maps, layout):
             boxes.append(np.stack(np.broadcast_arrays(*parts), -1).reshape(-1, 7))
             scores.append((1 / (1 + np.exp(-cls[a * 3 : a * 3 + 3]))).reshape(3, -1).T)
     return np.concatenate(boxes), np.concatenate(scores)
+
+
+def dense_backbone(state, layout, names, features, where, shape, *, residual=True, spconv="2"):
+    """The sparse backbone as dense convolutions with a mask of active sites: ``[1, 2C, H, W]``."""
+    prefix, down, block, end = names
+    order = {"2": (0, 4, 1, 2, 3), "1": (4, 3, 0, 1, 2), "native": (3, 4, 0, 1, 2)}[spconv]
+    nx, ny, nz = shape
+    x = torch.zeros(1, features.shape[1], nz + 1, ny, nx)
+    x[0, :, where[:, 2], where[:, 1], where[:, 0]] = features.t()
+    mask = torch.zeros(1, 1, nz + 1, ny, nx)
+    mask[0, 0, where[:, 2], where[:, 1], where[:, 0]] = 1
+
+    def conv(x, name, stride=1, padding=1):
+        return functional.conv3d(x, state[f"{name}.weight"].permute(order), state.get(f"{name}.bias"), stride, padding)
+
+    def strided(x, mask, name, bn, stride, padding):
+        kernel = torch.ones(1, 1, *state[f"{name}.weight"].permute(order).shape[2:])
+        found = (functional.conv3d(mask, kernel, None, stride, padding) > 0).float()
+        return functional.relu(norm(conv(x, name, stride, padding), state, bn, BN_EPS)) * found, found
+
+    x = functional.relu(norm(conv(x, f"{prefix}conv_input.0"), state, f"{prefix}conv_input.1", BN_EPS)) * mask
+    for stage in range(4):
+        if stage:
+            name, bn = down(stage)
+            x, mask = strided(x, mask, name, bn, 2, (0, 1, 1) if stage == 3 else 1)
+        for index in range(2 if residual or stage else 1):
+            name = block(stage, index)
+            if not residual:
+                x = functional.relu(norm(conv(x, f"{name}.0"), state, f"{name}.1", BN_EPS)) * mask
+                continue
+            y = functional.relu(norm(conv(x, f"{name}.conv1"), state, f"{name}.bn1", BN_EPS)) * mask
+            y = norm(conv(y, f"{name}.conv2"), state, f"{name}.bn2", BN_EPS)
+            x = functional.relu(x + y) * mask
+    x, _ = strided(x, mask, f"{prefix}{end}.0", f"{prefix}{end}.1", (2, 1, 1), 0)
+    return x.view(1, -1, *x.shape[3:])
