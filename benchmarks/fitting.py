@@ -78,6 +78,8 @@ def fit(
     out: Path,
     about: Mapping[str, Any],
     device: str = "cpu",
+    batch_size: int = 4,
+    max_range_m: float | None = None,
 ) -> None:
     """Train and score one student in one arm with one seed; what came of it stays in ``out/result.json``. Resumes.
 
@@ -91,6 +93,8 @@ def fit(
         out: the run folder.
         about: added to the result.
         device: such as ``cuda``.
+        batch_size: frames per step.
+        max_range_m: scores count nothing farther than this; ``None`` for the official ranges.
     """
     arm = ARMS[arm] if isinstance(arm, str) else arm
     if (out / "result.json").exists():
@@ -105,7 +109,8 @@ def fit(
     scores, times = [], []
     objective = DetectionObjective(spec) if arm.recipe is None else arm.recipe.objective(teacher.module, spec)
     for cycle, (share, lr) in enumerate(CYCLES):
-        chosen, run = settings(round(share * steps), 10 * seed + cycle, lr=lr), out / f"cycle-{cycle}"
+        chosen = settings(round(share * steps), 10 * seed + cycle, lr=lr, batch_size=batch_size)
+        run = out / f"cycle-{cycle}"
         result = train(
             student,
             data,
@@ -121,7 +126,7 @@ def fit(
         times += [line["step_s"] for line in result.history if "step_s" in line]
         student, found = result.module, out / f"scores-{cycle}.json"
         if not found.exists():
-            write_json(found, score(student, validation, out / f"scores-{cycle}"))
+            write_json(found, score(student, validation, out / f"scores-{cycle}", max_range_m=max_range_m))
         scores.append(read_json(found))
     used = {"recipe": None if arm.recipe is None else repr(arm.recipe), "inherit": arm.rule, "draws": arm.draws}
     identity = {"arm": arm.name, "seed": seed, "steps": steps, "step_s": statistics.median(times), **about}
@@ -182,11 +187,11 @@ def paired(ours: Mapping[int, Sequence[float]], control: Mapping[int, Sequence[f
     }
 
 
-def settings(steps: int, seed: int, *, lr: float, eval_every: int = 0) -> TrainSettings:
+def settings(steps: int, seed: int, *, lr: float, eval_every: int = 0, batch_size: int = 4) -> TrainSettings:
     """The one recipe of all benchmark runs; scored at the end, and every ``eval_every`` steps if that is not 0."""
     return TrainSettings(
         steps=steps,
-        batch_size=4,
+        batch_size=batch_size,
         lr=lr,
         precision="bf16",
         ema_decay=0.998,
@@ -198,12 +203,18 @@ def settings(steps: int, seed: int, *, lr: float, eval_every: int = 0) -> TrainS
     )
 
 
-def score(module: CenterPoint, dataset: SampleDataset, out: Path) -> dict[str, Any]:
-    """Official metrics of ``module`` on ``dataset``, as JSON values."""
+def score(
+    module: CenterPoint, dataset: SampleDataset, out: Path, *, max_range_m: float | None = None
+) -> dict[str, Any]:
+    """Official metrics of ``module`` on ``dataset``, as JSON values; of a part of the range with ``max_range_m``."""
     device = str(next(module.parameters()).device)
     pipeline = TorchPipeline(Model(module.spec, module, {}), device=device)
     metrics = evaluate(
-        lambda sample: pipeline(to_frame(sample)), dataset, classes=module.spec.head.classes, out_dir=out
+        lambda sample: pipeline(to_frame(sample)),
+        dataset,
+        classes=module.spec.head.classes,
+        out_dir=out,
+        max_range_m=max_range_m,
     )
     return metrics.to_json()
 

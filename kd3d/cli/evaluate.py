@@ -26,6 +26,10 @@ def evaluate(
         Path | None, typer.Option("--out", "--work-dir", help="Keep the results file and metrics here.")
     ] = None,
     split: Split = "val",
+    max_range: Annotated[
+        float | None,
+        typer.Option("--max-range", min=0.0, help="Count nothing farther from the car than this, m (nuScenes)."),
+    ] = None,
     device: Device = "auto",
     provider: Provider = "auto",
     cuda_backend: CudaBackend = "auto",
@@ -39,22 +43,26 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="kd3d-eval-") as scratch:
         folder = out or Path(scratch)
         metrics = (
-            _score_file(results, data, split, folder) if results else _score_model(str(model), data, split, folder, how)
+            _score_file(results, data, split, folder, max_range)
+            if results
+            else _score_model(str(model), data, split, folder, how=how, max_range=max_range)
         )
     _print(metrics)
     emit({**metrics.to_json(), **({"out": str(out)} if out else {})}, as_json=json_line)
 
 
-def _score_file(results: Path, data: Path, split: str, folder: Path) -> Any:
+def _score_file(results: Path, data: Path, split: str, folder: Path, max_range: float | None) -> Any:
     from kd3d.datasets.open import recognise
     from kd3d.evaluation.nuscenes_eval import evaluate_results
 
     if recognise(data) != "nuscenes":
         raise UsageError("--results scores nuScenes results files; for KITTI give --model.")
-    return evaluate_results(results, data, None, _split(split), folder)
+    return evaluate_results(results, data, None, _split(split), folder, max_range_m=max_range)
 
 
-def _score_model(model: str, data: Path, split: str, folder: Path, how: Running) -> Any:
+def _score_model(
+    model: str, data: Path, split: str, folder: Path, *, how: Running, max_range: float | None
+) -> Any:
     from kd3d.datasets.frames import to_frame
     from kd3d.datasets.open import open_dataset
     from kd3d.evaluation.evaluate import evaluate as evaluate_predictions
@@ -64,7 +72,12 @@ def _score_model(model: str, data: Path, split: str, folder: Path, how: Running)
     dataset = open_dataset(data, split=_split(split), sweeps=spec.points.sweeps)
     with TerminalProgress().phase("evaluate") as step:
         metrics = evaluate_predictions(
-            lambda sample: pipeline(to_frame(sample)), dataset, classes=spec.head.classes, out_dir=folder, progress=step
+            lambda sample: pipeline(to_frame(sample)),
+            dataset,
+            classes=spec.head.classes,
+            out_dir=folder,
+            progress=step,
+            max_range_m=max_range,
         )
     if warning := truncation_text(pipeline):
         note(warning)

@@ -12,7 +12,7 @@ from kd3d.datasets.kitti import KittiDataset
 from kd3d.datasets.kitti_boxes import camera_annotation
 from kd3d.datasets.nuscenes import NuScenesDataset
 from kd3d.datasets.sample import Sample
-from kd3d.errors import DataError
+from kd3d.errors import DataError, UsageError
 from kd3d.evaluation.kitti_eval import kitti_ap
 from kd3d.evaluation.metrics import Metrics
 from kd3d.evaluation.nuscenes_eval import evaluate_results
@@ -31,6 +31,7 @@ def evaluate(
     classes: Sequence[str],
     out_dir: Path | str,
     progress: Progress | None = None,
+    max_range_m: float | None = None,
 ) -> Metrics:
     """Run ``predict`` over every frame and score it; ``out_dir`` gets ``results.json`` (nuScenes) and ``metrics.json``.
 
@@ -40,6 +41,7 @@ def evaluate(
         classes: the detector's class names.
         out_dir: made when missing.
         progress: called with frames done and their number.
+        max_range_m: see ``score_predictions``.
 
     Raises:
         DataError: a frame is damaged, or a class is not one of the data set's.
@@ -51,23 +53,38 @@ def evaluate(
         predictions[sample.token] = predict(sample)
         if progress is not None:
             progress(index + 1, len(dataset))
-    return score_predictions(predictions, dataset, classes=classes, out_dir=out_dir)
+    return score_predictions(predictions, dataset, classes=classes, out_dir=out_dir, max_range_m=max_range_m)
 
 
 def score_predictions(
-    predictions: Mapping[str, Boxes3D], dataset: SampleDataset, *, classes: Sequence[str], out_dir: Path | str
+    predictions: Mapping[str, Boxes3D],
+    dataset: SampleDataset,
+    *,
+    classes: Sequence[str],
+    out_dir: Path | str,
+    max_range_m: float | None = None,
 ) -> Metrics:
     """Score detections that were made before, by token; otherwise as ``evaluate``.
 
+    Args:
+        predictions: scored boxes by token.
+        dataset: they were made on.
+        classes: that ``label`` indexes.
+        out_dir: made when missing.
+        max_range_m: nuScenes only: nothing farther from the ego vehicle counts; ``None`` for the official ranges.
+
     Raises:
+        UsageError: a range that is not positive, or one for KITTI.
         DataError: the tokens are not those of ``dataset``, or the data set is of no known kind.
     """
     if isinstance(dataset, NuScenesDataset):
         results = Path(out_dir) / "results.json"
         write_results(predictions, dataset, classes, results)
         where = (dataset.nusc_root, dataset.version, dataset.split)
-        return evaluate_results(results, *where, out_dir, samples=dataset.tokens)
+        return evaluate_results(results, *where, out_dir, samples=dataset.tokens, max_range_m=max_range_m)
     if isinstance(dataset, KittiDataset):
+        if max_range_m is not None:
+            raise UsageError("a range to score within is known for nuScenes only; KITTI's AP has difficulties instead.")
         metrics = _score_kitti(predictions, dataset, tuple(classes))
         write_json(Path(out_dir) / "metrics.json", metrics.to_json())
         return metrics

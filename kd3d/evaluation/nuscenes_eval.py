@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from kd3d.datasets.nuscenes_tables import CLASSES, find_version, open_database, resolve_split, split_scenes
 from kd3d.datasets.quiet import quiet
-from kd3d.errors import DataError
+from kd3d.errors import DataError, UsageError
 from kd3d.evaluation.metrics import Metrics, finite
 from kd3d.evaluation.results import MAX_BOXES, check_tokens
 from kd3d.optional import require
@@ -31,6 +32,7 @@ def evaluate_results(
     out_dir: Path | str,
     *,
     samples: Collection[str] | None = None,
+    max_range_m: float | None = None,
 ) -> Metrics:
     """Score an official results file.
 
@@ -41,11 +43,16 @@ def evaluate_results(
         split: ``train``, ``val`` or an official split name.
         out_dir: gets ``metrics.json``.
         samples: tokens of the split that the file covers; ``None`` for all, as the official metrics are defined.
+        max_range_m: objects and boxes farther from the ego vehicle do not count; ``None`` keeps the official range of
+            each class. With it the metrics are not the official ones.
 
     Raises:
+        UsageError: ``max_range_m`` is not positive.
         DataError: the results file is damaged, or its samples are not those of the split.
         OutputError: ``out_dir`` is not writable.
     """
+    if max_range_m is not None and not max_range_m > 0:
+        raise UsageError(f"the range to score within must be positive, not {max_range_m:g} m.")
     results_path, root = Path(results_path), Path(dataset_root)
     version = find_version(root, version)
     split = resolve_split(split, version)
@@ -55,7 +62,7 @@ def evaluate_results(
         tokens &= set(samples)
         nusc = _Part(nusc, tokens)
     boxes = _check_results(results_path, tokens)
-    metrics = _devkit_metrics(nusc, results_path, split) if boxes else _nothing_found()
+    metrics = _devkit_metrics(nusc, results_path, split, max_range_m) if boxes else _nothing_found()
     write_json(Path(out_dir) / "metrics.json", metrics.to_json())
     return metrics
 
@@ -93,8 +100,10 @@ def _check_results(path: Path, tokens: set[str]) -> int:
     return sum(len(rows) for rows in results.values())
 
 
-def _devkit_metrics(nusc: Any, results_path: Path, split: str) -> Metrics:
+def _devkit_metrics(nusc: Any, results_path: Path, split: str, max_range_m: float | None) -> Metrics:
     config = require("nuscenes.eval.common.config", extra="nuscenes").config_factory(CONFIG)
+    if max_range_m is not None:
+        config.class_range = {name: min(limit, max_range_m) for name, limit in config.class_range.items()}
     evaluation = require("nuscenes.eval.detection.evaluate", extra="nuscenes")
     with tempfile.TemporaryDirectory() as scratch, quiet():
         try:
@@ -107,7 +116,8 @@ def _devkit_metrics(nusc: Any, results_path: Path, split: str) -> Metrics:
                 "Check every box against the nuScenes results format."
             ) from error
         summary = run.evaluate()[0].serialize()
-    return _metrics(summary)
+    metrics = _metrics(summary)
+    return metrics if max_range_m is None else replace(metrics, extras={**metrics.extras, "max_range_m": max_range_m})
 
 
 def _metrics(summary: dict[str, Any]) -> Metrics:

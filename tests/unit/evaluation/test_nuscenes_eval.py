@@ -7,7 +7,7 @@ import pytest
 from kd3d.compress.search.holdout import part
 from kd3d.datasets.nuscenes import NuScenesDataset
 from kd3d.datasets.nuscenes_tables import CLASSES
-from kd3d.errors import DataError, OutputError
+from kd3d.errors import DataError, OutputError, UsageError
 from kd3d.evaluation.evaluate import evaluate
 from kd3d.evaluation.nuscenes_eval import evaluate_results
 from kd3d.evaluation.results import attribute, write_results
@@ -261,3 +261,23 @@ def test_frames_outside_the_part_that_is_scored_are_refused(three_scenes, tmp_pa
     write_results(some, held, CLASSES, tmp_path / "some.json")
     with pytest.raises(DataError, match="6 of 9 samples are missing"):
         evaluate_results(tmp_path / "some.json", *where)
+
+
+def test_within_a_range_farther_objects_and_boxes_do_not_count(dataset, tmp_path):
+    def far_ones_missing(sample):
+        boxes = perfect(sample)
+        ego = sample.boxes.array[:, :2]  # the LiDAR stands within a metre or so of the ego origin
+        return boxes.select(np.hypot(*ego.T) < 20.0)
+
+    where = {"classes": CLASSES}
+    assert evaluate(far_ones_missing, dataset, **where, out_dir=tmp_path / "all").mAP < 0.9
+    near = evaluate(far_ones_missing, dataset, **where, out_dir=tmp_path / "near", max_range_m=18.0)
+    whole = evaluate(perfect, dataset, **where, out_dir=tmp_path / "whole", max_range_m=18.0)
+    assert near.per_class == whole.per_class
+    assert near.extras["max_range_m"] == 18.0
+    assert "max_range_m" not in evaluate(perfect, dataset, **where, out_dir=tmp_path / "official").extras
+
+
+def test_a_range_to_score_within_must_be_positive(dataset, tmp_path):
+    with pytest.raises(UsageError, match="must be positive, not 0 m"):
+        evaluate(perfect, dataset, classes=CLASSES, out_dir=tmp_path, max_range_m=0.0)

@@ -1,0 +1,286 @@
+"""Does the search earn its keep? A searched student against random ones and against uniform width scaling.
+
+    python benchmarks/search_gain.py teacher                      scores the teacher in the range that is looked at
+    python benchmarks/search_gain.py run --arm ARM --seed S       searched, uniform or random (8 students); resumes
+    python benchmarks/search_gain.py short --seed S               short scores of that seed's random students
+    python benchmarks/search_gain.py table                        -> results/search_gain.json
+
+Every arm of a seed has the same budget of MACs (25 % of the teacher's) and of *training cost*: frames times three
+student passes and one teacher pass, in MACs. The search pays for its own trainings and scorings out of it, so its
+winner is taught for fewer steps than the others. `random` draws evenly from the students of the search's space that
+have at least 90 % of the budget; `uniform` narrows all widths alike, at the teacher's depth and cell.
+
+To fit a CPU the shipped teacher is looked at within RANGE_M of the car: the same weights on a smaller grid, scored
+within MAX_RANGE_M. All arms inherit and are distilled; the schedule is that of `fitting.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from fitting import AUGMENTATION, CYCLES, fit, paired, score, settings
+from study_width_depth_resolution import along
+from worlds import RESULTS, TRAIN, VALIDATION, world
+
+from kd3d.compress.data import CompressData
+from kd3d.compress.distilling import DistillSettings
+from kd3d.compress.search.budget import Budgets, parse_budget
+from kd3d.compress.search.cost import StatsTable, cost
+from kd3d.compress.search.grid import Candidate
+from kd3d.compress.search.holdout import hold_out
+from kd3d.compress.search.optimise import optimise
+from kd3d.compress.search.settings import SearchSettings
+from kd3d.compress.search.space import Space
+from kd3d.compress.search.students import find_students
+from kd3d.compress.search.trial import TrialRunner, brief
+from kd3d.detectors.assets import shipped_teacher
+from kd3d.detectors.build import build
+from kd3d.detectors.checkpoint import Model
+from kd3d.runs import environment
+from kd3d.runs.atomic import read_json, write_json
+from kd3d.spec import DetectorSpec, to_json
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "runs" / "search-gain"
+RANGE_M, MAX_RANGE_M = 25.6, 25.0
+BUDGET, NEAR = 0.25, 0.9
+SEEDS, RANDOM, STEPS, BATCH = (1, 2, 3), 8, 1600, 2
+ARMS = ("searched", "uniform", "random")
+TRIALS, RUNGS = 12, (30, 90)
+
+
+class Setting:
+    """Teacher, data, and the students within the budget."""
+
+    def __init__(self) -> None:
+        self.teacher = near_teacher()
+        spec = self.teacher.spec
+        self.train, self.validation = (world(which, sweeps=spec.points.sweeps) for which in (TRAIN, VALIDATION))
+        self.stats = StatsTable(self.train, 20)
+        self.whole = cost(spec, self.stats(spec)).macs
+        budgets = Budgets(flops=parse_budget(f"{100 * BUDGET:g}%"))
+        self.students = find_students(spec, budgets, Space(), stats=self.stats)
+
+    def share(self, spec: DetectorSpec) -> float:
+        """MACs of a student, of the teacher's."""
+        return cost(spec, self.stats(spec)).macs / self.whole
+
+    def steps(self, spec: DetectorSpec, spent: float = 0.0) -> int:
+        """Steps that are left to a student when ``spent`` teacher passes have been paid for something else."""
+        total = STEPS * BATCH * (3 * BUDGET + 1)
+        return int((total - spent) / (BATCH * (3 * self.share(spec) + 1)))
+
+    def randoms(self, seed: int) -> list[Candidate]:
+        """The random students of a seed."""
+        near = [item for item in self.students.found if item.cost.macs >= NEAR * BUDGET * self.whole]
+        near.sort(key=lambda item: item.spec.name)
+        return random.Random(seed).sample(near, RANDOM)
+
+    def uniform(self) -> DetectorSpec:
+        """All widths narrowed alike, as wide as the budget allows."""
+        line = along("width", self.teacher.spec, self.stats)
+        return max(
+            (item for item in line if item[0].macs <= BUDGET * self.whole),
+            key=lambda item: (item[0].macs, item[0].params),
+        )[1]
+
+    def runner(self, seed: int, run: Path) -> TrialRunner:
+        """Short trainings as the search has them."""
+        held = hold_out(CompressData(self.train, augmentation=AUGMENTATION))
+        return TrialRunner(self.teacher, held.data, brief(distil(seed), RUNGS[-1], RUNGS[0]), run, "cpu")
+
+
+def near_teacher() -> Model:
+    """The shipped teacher on a smaller range; its weights know nothing of it."""
+    shipped = shipped_teacher()
+    grid = replace(shipped.spec.grid, x_min_m=-RANGE_M, y_min_m=-RANGE_M, x_max_m=RANGE_M, y_max_m=RANGE_M)
+    spec = replace(shipped.spec, name="near", grid=grid)
+    module = build(spec)
+    module.load_state_dict(shipped.module.state_dict())
+    return Model(spec, module.eval().requires_grad_(False), {})
+
+
+def distil(seed: int) -> DistillSettings:
+    """How trials are taught: as the students at the end are."""
+    return DistillSettings(settings(RUNGS[-1], seed, lr=CYCLES[0][1], batch_size=BATCH))
+
+
+def run(arm: str, seed: int, chosen: list[int]) -> None:
+    """Train what is not there yet."""
+    setting = Setting()
+    if arm == "searched":
+        spec, spent, about = search(setting, seed)
+        teach(setting, spec, arm, seed, {"search": about}, spent=spent)
+    elif arm == "uniform":
+        teach(setting, setting.uniform(), arm, seed, {})
+    else:
+        for place in chosen:
+            teach(setting, setting.randoms(seed)[place].spec, f"random-{place}", seed, {})
+
+
+def search(setting: Setting, seed: int) -> tuple[DetectorSpec, float, dict[str, Any]]:
+    """The searched student, what finding it cost in teacher passes, and how it was found."""
+    out, asked = RUNS / f"search-{seed}", SearchSettings("tpe", trials=TRIALS, seed=seed, rungs=RUNGS)
+    data = CompressData(setting.train, augmentation=AUGMENTATION)
+    found = optimise(setting.teacher, data, setting.students, settings=asked, distill=distil(seed), run=out)
+    held = hold_out(data).data.val
+    assert held is not None
+    spent = float(len(held))  # the teacher is scored once
+    for trial in found.trials:
+        share = setting.share(trial.candidate.spec)
+        spent += (trial.steps or 0) * BATCH * (3 * share + 1) + len(trial.scores) * len(held) * share
+    about = {"trials": len(found.trials), "rungs": RUNGS, "steps": found.record["steps_spent"], "cost": spent}
+    return found.best.candidate.spec, spent, about
+
+
+def teach(
+    setting: Setting, spec: DetectorSpec, name: str, seed: int, about: dict[str, Any], *, spent: float = 0.0
+) -> None:
+    """The full training of one student."""
+    steps = setting.steps(spec, spent)
+    facts = {"name": name, "spec": to_json(spec), "macs_share": setting.share(spec), **about}
+    out = RUNS / f"{name}-{seed}"
+    fit(
+        setting.teacher,
+        spec,
+        "kd",
+        seed=seed,
+        steps=steps,
+        out=out,
+        about=facts,
+        batch_size=BATCH,
+        max_range_m=MAX_RANGE_M,
+    )
+
+
+def short(seed: int) -> None:
+    """Short scores of the random students of a seed, as the search would give them; not charged to any arm."""
+    setting = Setting()
+    runner = setting.runner(seed, RUNS / f"short-{seed}")
+    for place, candidate in enumerate(setting.randoms(seed)):
+        found = {str(steps): runner(candidate, steps)["mAP"] for steps in RUNGS}
+        write_json(RUNS / f"random-{place}-{seed}" / "short.json", found)
+        print(seed, candidate.spec.name, found, flush=True)
+
+
+def kendall(first: list[float], second: list[float]) -> float:
+    """Kendall's tau (a): pairs in the same order less pairs in the other, of all pairs."""
+    signs = [
+        ((first[one] > first[two]) - (first[one] < first[two]))
+        * ((second[one] > second[two]) - (second[one] < second[two]))
+        for one, two in combinations(range(len(first)), 2)
+    ]
+    return sum(signs) / len(signs)
+
+
+def table() -> None:
+    """Put the finished runs together."""
+    runs = {path.parent.name: read_json(path) for path in sorted(RUNS.glob("*/result.json"))}
+    curves = {name: [100 * item["mAP"] for item in found["scores"]] for name, found in runs.items()}
+    rows = [row(name, found, curves[name]) for name, found in runs.items()]
+    searched, uniform = (
+        {s: [v / 100 for v in curves[f"{arm}-{s}"]] for s in SEEDS if f"{arm}-{s}" in runs} for arm in ARMS[:2]
+    )
+    average = {seed: values for seed in SEEDS if (values := random_mean(curves, seed))}
+    record = {
+        "benchmark": "search_gain",
+        "teacher": read_json(RUNS / "teacher.json"),
+        "budget": BUDGET,
+        "steps": STEPS,
+        "batch": BATCH,
+        "range_m": RANGE_M,
+        "max_range_m": MAX_RANGE_M,
+        "worlds": {"train": TRAIN, "validation": VALIDATION},
+        "rows": rows,
+        "searched_over_random_mean": paired(searched, average),
+        "searched_over_uniform": paired(searched, uniform),
+        "kendall_tau": tau(rows),
+        "environment": environment.record(),
+    }
+    write_json(RESULTS / "search_gain.json", record)
+    print(json.dumps({key: value for key, value in record.items() if key not in ("environment",)}, indent=1))
+
+
+def row(name: str, found: dict[str, Any], curve: list[float]) -> dict[str, Any]:
+    """One trained student."""
+    scores = RUNS / name / "short.json"
+    return {
+        "name": found["name"],
+        "seed": found["seed"],
+        "steps": found["steps"],
+        "student": found["spec"]["name"],
+        "macs_share": found["macs_share"],
+        "mAP": curve,
+        "NDS": 100 * found["scores"][-1]["NDS"],
+        "short": read_json(scores) if scores.exists() else None,
+        "search": found.get("search"),
+    }
+
+
+def random_mean(curves: dict[str, list[float]], seed: int) -> list[float]:
+    """Mean over the random students of a seed, after every cycle (0..1); empty unless all are there."""
+    found = [curves.get(f"random-{place}-{seed}") for place in range(RANDOM)]
+    if not all(found):
+        return []
+    return [mean(values) / 100 for values in zip(*(item for item in found if item), strict=True)]
+
+
+def tau(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rank correlation of the short with the full score of the random students: by seed, and of all."""
+    scored = [item for item in rows if item["short"]]
+    found: dict[str, Any] = {"candidates": len(scored)}
+    for steps in map(str, RUNGS):
+        by_seed = []
+        for seed in SEEDS:
+            mine = [item for item in scored if item["seed"] == seed]
+            if len(mine) > 1:
+                by_seed.append(kendall([item["short"][steps] for item in mine], [item["mAP"][-1] for item in mine]))
+        everything = [item["short"][steps] for item in scored], [item["mAP"][-1] for item in scored]
+        found[steps] = {"by_seed": by_seed, "all": kendall(*everything) if len(scored) > 1 else None}
+    return found
+
+
+def teacher_row() -> None:
+    """Score the teacher within the range."""
+    teacher, out = near_teacher(), RUNS / "teacher.json"
+    data = world(VALIDATION, sweeps=teacher.spec.points.sweeps)
+    if not out.exists():
+        found = score(teacher.module, data, RUNS / "teacher", max_range_m=MAX_RANGE_M)
+        write_json(out, {"mAP": 100 * found["mAP"], "NDS": 100 * found["NDS"], "per_class": found["per_class"]})
+    print(read_json(out))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run")
+    one.add_argument("--arm", choices=ARMS, required=True)
+    one.add_argument("--place", type=int, nargs="+", choices=range(RANDOM), default=range(RANDOM))
+    for command in (one, commands.add_parser("short")):
+        command.add_argument("--seed", type=int, required=True)
+        command.add_argument("--threads", type=int, default=1)
+    commands.add_parser("teacher")
+    commands.add_parser("table")
+    options = parser.parse_args()
+    torch.set_num_threads(getattr(options, "threads", 1))
+    if options.command == "run":
+        run(options.arm, options.seed, list(options.place))
+    elif options.command == "short":
+        short(options.seed)
+    elif options.command == "teacher":
+        teacher_row()
+    else:
+        table()
+
+
+if __name__ == "__main__":
+    main()
