@@ -264,7 +264,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run")
     one.add_argument("--arm", choices=ARMS, required=True)
-    one.add_argument("--place", type=int, nargs="+", choices=range(RANDOM), default=range(RANDOM))
+    one.add_argument("--place", type=int, nargs="+", default=range(RANDOM), help="which of the random students")
     for command in (one, commands.add_parser("short")):
         command.add_argument("--seed", type=int, required=True)
         command.add_argument("--threads", type=int, default=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 import warnings
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kd3d.compress.search.journal import open_journal
 from kd3d.errors import BackendError, DataError, OutputError, UsageError
 from kd3d.optional import require
 
@@ -16,6 +18,7 @@ JOURNAL = (".log", ".journal")
 SQLITE = (".db", ".sqlite", ".sqlite3")
 _CORRUPT = ("not a database", "malformed", "no such table", "no such column")
 _KINDS = "a journal file (.log, .journal), an SQLite file (.db, .sqlite) or postgresql://USER@HOST/NAME"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TRIES = 3
 _DAMAGE = (ValueError, KeyError, TypeError, AssertionError)  # what Optuna raises over a journal that is none
 Result = TypeVar("Result")
@@ -56,6 +59,7 @@ class StudyStorage:
         Raises:
             BackendError: it went on not answering, or the file is gone.
             DataError: what is in it is damaged, or is no study.
+            OutputError: the disk is full.
         """
         until = time.monotonic() + self.patience_s
         pause, tries = 0.2, 0
@@ -71,7 +75,7 @@ class StudyStorage:
                 if failure is None:
                     raise
                 late = tries >= _TRIES and time.monotonic() + pause > until
-                if isinstance(failure, DataError) or isinstance(error, _GoneError) or late:
+                if isinstance(failure, (DataError, OutputError)) or isinstance(error, _GoneError) or late:
                     raise failure from error
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
@@ -79,9 +83,8 @@ class StudyStorage:
     def _open(self) -> Any:
         storages = require("optuna.storages", extra="search")
         if self.path is not None and self._url is None:
-            journal = require("optuna.storages.journal", extra="search")
             _check_journal(self.path)
-            return storages.JournalStorage(journal.JournalFileBackend(str(self.path)))
+            return storages.JournalStorage(open_journal(self.path))
         options: dict[str, Any] = {"pool_pre_ping": True}
         if self.path is not None:
             options["connect_args"] = {"timeout": 60}  # another process may be writing
@@ -102,6 +105,11 @@ class StudyStorage:
         if self.path is not None and self._url is None and isinstance(error, _DAMAGE):
             return DataError(
                 f"{self.name}: not a journal of a study, or a damaged one ({text}). Choose another --storage."
+            )
+        if (isinstance(error, OSError) and error.errno in _FULL) or "disk is full" in text:
+            return OutputError(
+                f"{self.name}: the disk is full. Finished trials are kept; make room, then repeat the command with "
+                "--resume."
             )
         if isinstance(error, (sql.SQLAlchemyError, optuna.StorageInternalError, OSError, _GoneError)):
             return BackendError(

@@ -1,0 +1,93 @@
+import errno
+import json
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from search_fakes import task, trained
+
+from kd3d.compress.search.halving import standings
+from kd3d.compress.search.journal import cut_torn_line
+from kd3d.compress.search.storage import StudyStorage
+from kd3d.compress.search.worker import Worker
+from kd3d.errors import OutputError
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(StudyStorage.__init__, "__kwdefaults__", {"patience_s": 0.5})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run = tmp_path_factory.mktemp("finished")
+    work = task(run, trials=4, rungs=(10, 20))
+    Worker(work, work.board(), lambda job, update: None).work()
+    return (run / "study.journal").read_bytes(), run
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_a_study_cut_at_any_byte_goes_on_and_repeats_only_what_was_cut(finished, tmp_path_factory, data):
+    content, whole = finished
+    run = tmp_path_factory.mktemp("cut")
+    header = content.index(b"\n") + 1
+    kept = data.draw(st.integers(header, len(content)))
+    (run / "study.journal").write_bytes(content[:kept])
+    work = task(run, trials=4, rungs=(10, 20), request=task(whole, trials=4, rungs=(10, 20)).request)
+    before = sum(job.state == "complete" for job in _jobs_of(content[:kept], tmp_path_factory))
+    Worker(work, work.board(), lambda job, update: None).work()
+    jobs = [job for job in work.board().jobs() if job.state == "complete"]
+    assert len(jobs) == 6
+    assert len(trained(run)) == 6 - before
+    assert {job.name for job in jobs} == {student.name for student in standings(jobs)}
+    for line in (run / "study.journal").read_bytes().splitlines():
+        json.loads(line)
+
+
+def _jobs_of(content, tmp_path_factory):
+    """What a study that ends at the last whole line knows."""
+    run = tmp_path_factory.mktemp("known")
+    (run / "study.journal").write_bytes(content[: content.rfind(b"\n") + 1])
+    return task(run, trials=4, rungs=(10, 20)).board().jobs()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.binary(max_size=40).map(lambda text: text.replace(b"\n", b" ")), max_size=5), st.binary(max_size=9))
+def test_only_what_stands_behind_the_last_line_end_is_cut(tmp_path_factory, lines, tail):
+    tail = tail.replace(b"\n", b" ")
+    path = tmp_path_factory.mktemp("torn") / "study.journal"
+    whole = b"".join(line + b"\n" for line in lines)
+    path.write_bytes(whole + tail)
+    assert cut_torn_line(path) == len(tail)
+    assert path.read_bytes() == whole
+
+
+def test_a_long_torn_line_is_cut_too(tmp_path):
+    path = tmp_path / "study.journal"
+    path.write_bytes(b"{}\n" + b"x" * 200_000)
+    assert cut_torn_line(path) == 200_000
+    assert cut_torn_line(tmp_path / "absent.journal") == 0
+
+
+def test_a_full_disk_is_named_and_the_study_goes_on_when_there_is_room(tmp_path, monkeypatch):
+    work = task(tmp_path, trials=4, rungs=(10, 20))
+    sync, synced = os.fsync, []
+
+    def full(file):
+        synced.append(file)
+        if len(synced) > 9:
+            os.ftruncate(file, os.fstat(file).st_size - 20)  # the last entry got only as far as there was room
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"study.journal: the disk is full. Finished trials are kept; make room"):
+        Worker(work, work.board(), lambda job, update: None).work()
+    monkeypatch.setattr(os, "fsync", sync)
+    done = len(trained(tmp_path))
+    Worker(work, work.board(), lambda job, update: None).work()
+    complete = [job for job in work.board().jobs() if job.state == "complete"]
+    assert len(complete) == 6
+    assert len(trained(tmp_path)) <= 7 and done >= 1
