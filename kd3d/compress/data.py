@@ -30,12 +30,14 @@ class CompressData:
         val: scored on; ``None`` leaves scores out.
         augmentation: of every training frame, or ``None``.
         database: objects that the augmentation pastes.
+        max_range_m: scores count nothing farther from the car than this (nuScenes); ``None`` for the official ranges.
     """
 
     train: SampleDataset
     val: SampleDataset | None = None
     augmentation: Augmentation | None = None
     database: Any = None
+    max_range_m: float | None = None
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must find again, as JSON values: which frames, and how they are augmented.
@@ -47,6 +49,7 @@ class CompressData:
             "val": None if self.val is None else _identity(self.val),
             "augmentation": None if self.augmentation is None else to_json(self.augmentation),
             "paste": self.database is not None,
+            **({} if self.max_range_m is None else {"max_range_m": self.max_range_m}),
         }
 
 
@@ -70,7 +73,12 @@ def predictor(module: CenterPoint) -> Callable[[Sample], Boxes3D]:
 
 
 def score(
-    module: CenterPoint, dataset: SampleDataset, out: Path, progress: Callable[[int, int], None] | None = None
+    module: CenterPoint,
+    dataset: SampleDataset,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    max_range_m: float | None = None,
 ) -> dict[str, Any]:
     """The official metrics of ``module`` on ``dataset`` as JSON values (``mAP``, ``NDS``, per class).
 
@@ -79,12 +87,18 @@ def score(
         dataset: a whole split.
         out: receives the results files.
         progress: called with frames done and their number.
+        max_range_m: see ``CompressData``.
     """
     training = module.training
     module.eval()
     try:
         return evaluate(
-            predictor(module), dataset, classes=module.spec.head.classes, out_dir=out, progress=progress
+            predictor(module),
+            dataset,
+            classes=module.spec.head.classes,
+            out_dir=out,
+            progress=progress,
+            max_range_m=max_range_m,
         ).to_json()
     finally:
         module.train(training)

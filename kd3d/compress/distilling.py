@@ -190,7 +190,7 @@ class _Fit:
         def scored(done: int, total: int) -> None:
             self.progress(StageUpdate(f"evaluate {stage}", done, total))
 
-        return score(result.module, self.data.val, run / "evaluation", scored)
+        return score(result.module, self.data.val, run / "evaluation", scored, max_range_m=self.data.max_range_m)
 
 
 def untaught(

@@ -223,7 +223,8 @@ class _Compression:
             self.progress(StageUpdate("evaluate teacher", done, total))
 
         module = self.teacher.module.to(self.device)
-        return once(self.run / "teacher.json", lambda: score(module, val, self.run / "teacher_evaluation", scored))
+        where, limit = self.run / "teacher_evaluation", self.data.max_range_m
+        return once(self.run / "teacher.json", lambda: score(module, val, where, scored, max_range_m=limit))
 
 
 def _write_candidates(path: Path, found: list[Candidate], trials: list[Trial]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,14 @@ from kd3d.compress.data import CompressData, score
 from kd3d.compress.distilling import DistillSettings, fingerprint, untaught
 from kd3d.compress.search.grid import Candidate
 from kd3d.compress.stages import begin, once
+from kd3d.detectors.batch import PillarBatch, prepare
 from kd3d.detectors.checkpoint import Model
 from kd3d.spec import to_json
 from kd3d.training.loop import train
+from kd3d.training.norms import recalibrate
 from kd3d.training.result import TrainUpdate
+
+CALIBRATION_FRAMES = 32
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class TrialRunner:
     """Trains students shortly.
 
     The schedule of the training is that of the last rung; at an earlier one it leaves off, with a checkpoint in the
-    student's folder, from which any worker that sees the folder goes on.
+    student's folder, from which any worker that sees the folder goes on. Before a score the batch norms of the averaged
+    network are recalibrated; the checkpoint knows nothing of that.
 
     Args:
         teacher: left unchanged.
@@ -61,7 +66,8 @@ class TrialRunner:
         """The teacher on the same held-out frames (which it may have been trained on)."""
         assert self.data.val is not None
         val, module = self.data.val, self.teacher.module.to(self.device)
-        return once(self.run / "teacher_holdout.json", lambda: score(module, val, self.run / "teacher_holdout"))
+        where, limit = self.run / "teacher_holdout", self.data.max_range_m
+        return once(self.run / "teacher_holdout.json", lambda: score(module, val, where, max_range_m=limit))
 
     def _train(
         self, candidate: Candidate, folder: Path, steps: int, progress: Callable[[TrainUpdate], None] | None
@@ -86,8 +92,18 @@ class TrialRunner:
             progress=progress,
         )
         assert self.data.val is not None
-        metrics = score(result.module, self.data.val, folder / "evaluation")
+        recalibrate(result.module, self._calibration(candidate))
+        metrics = score(result.module, self.data.val, folder / "evaluation", max_range_m=self.data.max_range_m)
         return {"mAP": float(metrics["mAP"] or 0.0), "NDS": metrics.get("NDS"), "steps": result.steps}
+
+    def _calibration(self, candidate: Candidate) -> Iterator[PillarBatch]:
+        """Training frames, spread evenly, as they are: what batch norms are recalibrated on before a score."""
+        frames, size = self.data.train, self.distill.train.batch_size
+        count = min(len(frames), CALIBRATION_FRAMES)
+        chosen = [place * len(frames) // count for place in range(count)]
+        for start in range(0, count, size):
+            samples = [frames[index] for index in chosen[start : start + size]]
+            yield prepare(samples, candidate.spec).to(self.device)
 
 
 def brief(settings: DistillSettings, steps: int, first: int) -> DistillSettings:
