@@ -60,9 +60,7 @@ def _score_file(results: Path, data: Path, split: str, folder: Path, max_range: 
     return evaluate_results(results, data, None, _split(split), folder, max_range_m=max_range)
 
 
-def _score_model(
-    model: str, data: Path, split: str, folder: Path, *, how: Running, max_range: float | None
-) -> Any:
+def _score_model(model: str, data: Path, split: str, folder: Path, *, how: Running, max_range: float | None) -> Any:
     from kd3d.datasets.frames import to_frame
     from kd3d.datasets.open import open_dataset
     from kd3d.evaluation.evaluate import evaluate as evaluate_predictions
