@@ -7,8 +7,8 @@
 
 Every arm of a seed has the same budget of MACs (25 % of the teacher's) and of *training cost*: frames times three
 student passes and one teacher pass, in MACs. The search pays for its own trainings and scorings out of it, so its
-winner is taught for fewer steps than the others. `random` draws evenly from the students of the search's space that
-have at least 90 % of the budget; `uniform` narrows all widths alike, at the teacher's depth and cell.
+winner is taught for fewer steps than the others. `random` draws evenly from the students of the search's axes (in
+coarser steps) that have at least 90 % of the budget; `uniform` narrows all widths alike, at the teacher's depth and cell.
 
 To fit a CPU the shipped teacher is looked at within RANGE_M of the car: the same weights on a smaller grid, scored
 within MAX_RANGE_M. All arms inherit and are distilled; the schedule is that of `fitting.py`.
@@ -40,7 +40,8 @@ from kd3d.compress.search.optimise import optimise
 from kd3d.compress.search.settings import SearchSettings
 from kd3d.compress.search.space import Space
 from kd3d.compress.search.students import find_students
-from kd3d.compress.search.trial import TrialRunner, brief
+from kd3d.compress.search.trial import CALIBRATION_FRAMES, TrialRunner, brief
+from kd3d.datasets.base import SampleDataset
 from kd3d.detectors.assets import shipped_teacher
 from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model
@@ -54,7 +55,8 @@ RANGE_M, MAX_RANGE_M = 25.6, 25.0
 BUDGET, NEAR = 0.25, 0.9
 SEEDS, RANDOM, STEPS, BATCH = (1, 2, 3), 8, 1600, 2
 ARMS = ("searched", "uniform", "random")
-TRIALS, RUNGS = 12, (30, 90)
+TRIALS, RUNGS = 6, (60, 120)
+COARSE = Space(backbone=(0.25, 0.375, 0.5, 0.625, 0.75, 1.0), neck=(0.25, 0.5, 0.75, 1.0), head=(0.25, 0.5, 0.75, 1.0))
 
 
 class Setting:
@@ -80,7 +82,8 @@ class Setting:
 
     def randoms(self, seed: int) -> list[Candidate]:
         """The random students of a seed."""
-        near = [item for item in self.students.found if item.cost.macs >= NEAR * BUDGET * self.whole]
+        coarse = find_students(self.teacher.spec, self.students.budgets, COARSE, stats=self.stats)
+        near = [item for item in coarse.found if item.cost.macs >= NEAR * BUDGET * self.whole]
         near.sort(key=lambda item: item.spec.name)
         return random.Random(seed).sample(near, RANDOM)
 
@@ -94,7 +97,7 @@ class Setting:
 
     def runner(self, seed: int, run: Path) -> TrialRunner:
         """Short trainings as the search has them."""
-        held = hold_out(CompressData(self.train, augmentation=AUGMENTATION))
+        held = hold_out(data_of(self.train))
         return TrialRunner(self.teacher, held.data, brief(distil(seed), RUNGS[-1], RUNGS[0]), run, "cpu")
 
 
@@ -106,6 +109,11 @@ def near_teacher() -> Model:
     module = build(spec)
     module.load_state_dict(shipped.module.state_dict())
     return Model(spec, module.eval().requires_grad_(False), {})
+
+
+def data_of(train: SampleDataset) -> CompressData:
+    """Training frames, augmented, and scored within the range that is looked at."""
+    return CompressData(train, augmentation=AUGMENTATION, max_range_m=MAX_RANGE_M)
 
 
 def distil(seed: int) -> DistillSettings:
@@ -129,14 +137,15 @@ def run(arm: str, seed: int, chosen: list[int]) -> None:
 def search(setting: Setting, seed: int) -> tuple[DetectorSpec, float, dict[str, Any]]:
     """The searched student, what finding it cost in teacher passes, and how it was found."""
     out, asked = RUNS / f"search-{seed}", SearchSettings("tpe", trials=TRIALS, seed=seed, rungs=RUNGS)
-    data = CompressData(setting.train, augmentation=AUGMENTATION)
+    data = data_of(setting.train)
     found = optimise(setting.teacher, data, setting.students, settings=asked, distill=distil(seed), run=out)
     held = hold_out(data).data.val
     assert held is not None
     spent = float(len(held))  # the teacher is scored once
     for trial in found.trials:
         share = setting.share(trial.candidate.spec)
-        spent += (trial.steps or 0) * BATCH * (3 * share + 1) + len(trial.scores) * len(held) * share
+        scoring = len(trial.scores) * (len(held) + CALIBRATION_FRAMES) * share
+        spent += (trial.steps or 0) * BATCH * (3 * share + 1) + scoring
     about = {"trials": len(found.trials), "rungs": RUNGS, "steps": found.record["steps_spent"], "cost": spent}
     return found.best.candidate.spec, spent, about
 

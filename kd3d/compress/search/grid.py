@@ -14,8 +14,11 @@ from kd3d.compress.search.space import Choice, Space, scaled
 from kd3d.errors import BudgetError, UsageError
 from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 
+# Weights of the prior, from short trainings on held-out scenes of the generated world (docs/log.md); only the order in
+# which students are tried depends on them.
 BALANCE_WEIGHT = 0.25  # per octave of spread among the four widths
-DEPTH_WEIGHT = 0.1  # for leaving out all further layers: SparseKD finds narrow students better than shallow ones
+DEPTH_WEIGHT = 0.5  # for leaving out all further layers: an inherited network suffers more from a missing layer
+CELL_WEIGHT = 0.25  # per octave of cell size
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ def grid_search(
 ) -> list[Candidate]:
     """All students of ``space`` within ``budgets``, best prior first; deterministic.
 
-    The prior is plain on purpose: the share of the tightest budget that is used, less a penalty for uneven widths and
-    for missing layers. It only says which students are worth a short training; that decides.
+    The prior is plain on purpose: the share of the tightest budget that is used, less a penalty for uneven widths,
+    for missing layers and for larger cells. It only says which students are worth a short training; that decides.
 
     Args:
         teacher: whose students they are; percentages are of its cost on the same data.
@@ -100,7 +103,8 @@ def prior(
     full = sum(teacher.backbone.layers) + sum(deep)
     kept = sum(choice.layers or teacher.backbone.layers) + sum(choice.blocks or deep)
     missing = 1 - kept / full if full else 0.0
-    return max(limits.uses(price, latency_ms)) - BALANCE_WEIGHT * spread - DEPTH_WEIGHT * missing
+    coarser, used = math.log2(choice.cell), max(limits.uses(price, latency_ms))
+    return used - BALANCE_WEIGHT * spread - DEPTH_WEIGHT * missing - CELL_WEIGHT * coarser
 
 
 def shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:

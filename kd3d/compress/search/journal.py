@@ -20,7 +20,9 @@ def open_journal(path: Path) -> Any:
     """
     journal = require("optuna.storages.journal", extra="search")
 
-    class MendingLock(journal.JournalFileSymlinkLock):
+    lock: Any = journal.JournalFileSymlinkLock
+
+    class MendingLock(lock):
         def acquire(self) -> bool:
             acquired = bool(super().acquire())
             cut_torn_line(path)

@@ -51,8 +51,8 @@ class Sampler:
             shuffled = random.Random(self.settings.seed).sample(self.found, len(self.found))
             return self._first(shuffled, tried), {}
         asked, attrs = self._ask(students)
-        if not students:
-            return self.found[0], attrs  # begin where the prior points
+        if len(students) < (self._quarter if self.settings.strategy == "tpe" else 1):
+            return self._first(self.found, tried), attrs  # begin where the prior points
         return self._nearest(asked, tried), attrs
 
     def _first(self, order: Sequence[Candidate], tried: set[str]) -> Candidate:
@@ -78,13 +78,18 @@ class Sampler:
             asked = {axis: trial.suggest_int(axis, 0, len(values) - 1) for axis, values in self.axes.items()}
         return asked, dict(study.get_trials(deepcopy=False)[-1].system_attrs)
 
+    @property
+    def _quarter(self) -> int:
+        """Of the trials: those from which TPE has nothing yet to learn, or a generation of NSGA-II."""
+        return max(4, self.total // 4)
+
     def _sampler(self, index: int) -> Any:
         samplers = require("optuna.samplers", extra="search")
         seed = (self.settings.seed * _STEP + index) % 2**32
-        quarter = max(4, self.total // 4)
         if self.settings.strategy == "nsga2":
-            return samplers.NSGAIISampler(population_size=min(50, quarter), seed=seed)
-        return samplers.TPESampler(n_startup_trials=min(10, quarter), multivariate=True, constant_liar=True, seed=seed)
+            return samplers.NSGAIISampler(population_size=min(50, self._quarter), seed=seed)
+        startup = min(10, self._quarter)
+        return samplers.TPESampler(n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed)
 
     def _seen(self, student: Standing) -> Any:
         """A student as the sampler sees it: its first result, running until there is one."""

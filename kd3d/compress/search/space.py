@@ -48,9 +48,9 @@ class Space:
     """
 
     encoder: tuple[float, ...] = (0.5, 1.0)
-    backbone: tuple[float, ...] = (0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
-    neck: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
-    head: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    backbone: tuple[float, ...] = (0.25, 0.375, 0.4375, 0.5, 0.5625, 0.625, 0.75, 1.0)
+    neck: tuple[float, ...] = (0.25, 0.375, 0.5, 0.75, 1.0)
+    head: tuple[float, ...] = (0.25, 0.375, 0.5, 0.75, 1.0)
     depth: tuple[float, ...] = (0.5, 1.0)
     cell: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0)
     multiple: int = CHANNEL_MULTIPLE
