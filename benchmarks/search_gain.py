@@ -8,7 +8,8 @@
 Every arm of a seed has the same budget of MACs (25 % of the teacher's) and of *training cost*: frames times three
 student passes and one teacher pass, in MACs. The search pays for its own trainings and scorings out of it, so its
 winner is taught for fewer steps than the others. `random` draws evenly from the students of the search's axes (in
-coarser steps) that have at least 90 % of the budget; `uniform` narrows all widths alike, at the teacher's depth and cell.
+coarser steps) that have at least 90 % of the budget; `uniform` narrows all widths alike, at the teacher's depth and
+cell.
 
 To fit a CPU the shipped teacher is looked at within RANGE_M of the car: the same weights on a smaller grid, scored
 within MAX_RANGE_M. All arms inherit and are distilled; the schedule is that of `fitting.py`.

@@ -13,7 +13,7 @@ from kd3d.compress.data import CompressData, score
 from kd3d.compress.distilling import DistillSettings, fingerprint, untaught
 from kd3d.compress.search.grid import Candidate
 from kd3d.compress.stages import begin, once
-from kd3d.detectors.batch import PillarBatch, prepare
+from kd3d.detectors.batch import Batch, prepare
 from kd3d.detectors.checkpoint import Model
 from kd3d.spec import to_json
 from kd3d.training.loop import train
@@ -96,7 +96,7 @@ class TrialRunner:
         metrics = score(result.module, self.data.val, folder / "evaluation", max_range_m=self.data.max_range_m)
         return {"mAP": float(metrics["mAP"] or 0.0), "NDS": metrics.get("NDS"), "steps": result.steps}
 
-    def _calibration(self, candidate: Candidate) -> Iterator[PillarBatch]:
+    def _calibration(self, candidate: Candidate) -> Iterator[Batch]:
         """Training frames, spread evenly, as they are: what batch norms are recalibrated on before a score."""
         frames, size = self.data.train, self.distill.train.batch_size
         count = min(len(frames), CALIBRATION_FRAMES)

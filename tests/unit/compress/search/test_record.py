@@ -108,7 +108,7 @@ def test_rows_have_the_keys_that_others_rely_on():
         "state": "pruned",
         "pareto": True,
     }
-    assert set(row["choice"]) == {"encoder", "backbone", "neck", "head", "layers", "cell"}
+    assert set(row["choice"]) == {"encoder", "backbone", "neck", "head", "layers", "cell", "blocks"}
     assert [rows[FOUND[3].spec.name][key] for key in ("score", "steps", "state")] == [None, None, "failed"]
     assert [rows[FOUND[0].spec.name][key] for key in ("score", "steps", "state")] == [None, None, "untrained"]
     timed = candidate_rows([replace(FOUND[0], latency_ms=3.25)])
