@@ -56,6 +56,18 @@ def tiny_network():
 
 
 @pytest.fixture(scope="session")
+def shim():
+    """The module with a device that runs the CUDA kernels on the processor, with threads in three orders."""
+    return load_support("cuda_shim")
+
+
+@pytest.fixture(scope="session")
+def shim_library(shim, tmp_path_factory):
+    """The kernels as a library of this machine."""
+    return shim.build_shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture(scope="session")
 def fake_cuda_file(tmp_path_factory) -> Path:
     """CUDA's runtime and driver in host memory, as a shared library compiled now."""
     compiler = shutil.which("gcc") or shutil.which("cc")

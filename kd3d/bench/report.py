@@ -14,6 +14,7 @@ from kd3d.bench.protocol import FrameTimes, ModelTimes
 from kd3d.bench.statistics import PERCENTILES, drift, speedup, summary
 from kd3d.bench.sweep import against, mean_pillars
 from kd3d.runs.atomic import write_json, write_text
+from kd3d.runtime.inputs import dropped_text
 
 SCHEMA = "kd3d.bench/1"
 DRIFT_LIMIT = 0.02
@@ -199,7 +200,8 @@ def _warnings(times: ModelTimes) -> list[str]:
         )
     lost = _total(times, "dropped_pillars")
     if lost:
-        found.append(f"{times.name}: {lost} pillars found no room in {len(times.frames)} frames; boxes may be missing.")
+        told = dropped_text(dropped_points=_total(times, "dropped_points") or 0, dropped_pillars=lost)
+        found.append(f"{times.name}: in {len(times.frames)} timed frames {told}")
     return found
 
 

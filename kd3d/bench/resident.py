@@ -16,7 +16,7 @@ def resident_ms(
     Raises:
         BackendError: the pipeline's runner cannot leave its inputs on the device.
     """
-    bound = getattr(getattr(pipeline, "runner", None), "bound", None)
+    bound = getattr(pipeline, "bound", None) or getattr(getattr(pipeline, "runner", None), "bound", None)
     if bound is None:
         raise BackendError(
             "this runtime cannot time its network without the copies. Leave --no-include-transfers out, "

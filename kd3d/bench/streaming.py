@@ -57,14 +57,17 @@ def stream(
     """Run ``count`` frames with ``in_flight`` of them at a time.
 
     Each frame runs in a thread of its own; a stage takes one frame at a time, so that what is inside it (a TensorRT
-    context, a set of device buffers) is used by one thread at once.
+    context, a set of device buffers) is used by one thread at once. A pipeline whose ``holds_frame`` is true keeps a
+    frame in memory of its own from the first stage to the last, so it takes whole frames.
 
     Raises:
         UsageError: nothing to run.
     """
     if count < 1 or in_flight < 1 or not frames:
         raise UsageError(f"there is nothing to stream: {count} of {len(frames)} frame(s), {in_flight} in flight.")
-    stages = [(Lock(), getattr(pipeline, name)) for name in stages_of(pipeline)]
+    whole = getattr(pipeline, "holds_frame", False)
+    calls = [pipeline] if whole else [getattr(pipeline, name) for name in stages_of(pipeline)]
+    stages = [(Lock(), call) for call in calls]
 
     def run(at: int) -> int:
         value = frames[at % len(frames)]

@@ -11,7 +11,7 @@ import typer
 from kd3d.cli import benching, latency
 from kd3d.cli.console import TerminalProgress, emit
 from kd3d.cli.models import ARTEFACTS, Found, find_model, load_model
-from kd3d.cli.options import CudaBackend, CudaGraph, Device, Json, Provider, Split, Threads
+from kd3d.cli.options import CudaBackend, CudaGraph, Device, DeviceStages, Json, Provider, Split, Threads
 from kd3d.cli.pipelines import Running
 from kd3d.errors import UsageError
 
@@ -45,6 +45,7 @@ def bench(
     provider: Provider = "auto",
     cuda_backend: CudaBackend = "auto",
     cuda_graph: CudaGraph = False,
+    device_stages: DeviceStages = "host",
     threads: Threads = 0,
     make_table: Annotated[
         Path | None,
@@ -88,7 +89,9 @@ def bench(
         include_transfers=include_transfers,
     )
     benching.check_request(data=data, save_boxes=save_boxes, models=models)
-    how = Running(device, provider, threads, cuda_backend=cuda_backend, cuda_graph=cuda_graph)
+    how = Running(
+        device, provider, threads, cuda_backend=cuda_backend, cuda_graph=cuda_graph, device_stages=device_stages
+    )
     pipelines, described = _open(models, how)
     held, source = _frames(frames, next(iter(pipelines.values())).spec, columns)
     stored = benching.open_baseline(baseline, described, held)
@@ -137,7 +140,7 @@ def _open(models: list[str], how: Running) -> tuple[dict[str, Any], dict[str, di
 
 
 def _artefact(found: Found, how: Running) -> tuple[Any, dict[str, Any]]:
-    from kd3d.cli.pipelines import artefact_pipeline, file_size_mb
+    from kd3d.cli.pipelines import artefact_pipeline, file_size_mb, stages_device
 
     pipeline = artefact_pipeline(found, how)
     assert found.path is not None
@@ -147,6 +150,7 @@ def _artefact(found: Found, how: Running) -> tuple[Any, dict[str, Any]]:
         "device": "cuda" if engine else pipeline.runner.device,
         "threads": how.threads or None,
         "size_mb": file_size_mb(found.path),
+        **({"device_stages": stages_device(pipeline)} if engine else {}),
         **benching.artefact(found.path),
     }
 

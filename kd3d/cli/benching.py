@@ -131,8 +131,12 @@ def with_accuracy(
     Raises:
         DataError, UsageError: as ``kd3d eval``.
     """
+    from kd3d.cli.pipelines import truncation
+    from kd3d.runtime.inputs import dropped_text
+
     found = {}
     for name, pipeline in pipelines.items():
+        before = truncation(pipeline)
         with tempfile.TemporaryDirectory(prefix="kd3d-bench-") as scratch:
             found[name] = _score(pipeline, data, split, Path(scratch))
             if save_boxes is not None:
@@ -140,6 +144,10 @@ def with_accuracy(
 
                 write_bytes(save_boxes, (Path(scratch) / "results.json").read_bytes())
                 found[name]["results"] = str(save_boxes)
+        lost = {key: count - before[key] for key, count in truncation(pipeline).items()}
+        if lost.get("dropped_pillars"):
+            note(f"warning: {name}: while it was scored {dropped_text(**lost)}")
+        found[name].update(lost)
     return report.with_accuracy(found)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kd3d.cli.console import TerminalProgress, emit, note
-from kd3d.cli.options import CudaBackend, CudaGraph, Data, Device, Json, Provider, Split
+from kd3d.cli.options import CudaBackend, CudaGraph, Data, Device, DeviceStages, Json, Provider, Split
 from kd3d.cli.pipelines import Running, open_pipeline, truncation_text
 from kd3d.errors import UsageError
 
@@ -34,12 +34,13 @@ def evaluate(
     provider: Provider = "auto",
     cuda_backend: CudaBackend = "auto",
     cuda_graph: CudaGraph = False,
+    device_stages: DeviceStages = "host",
     json_line: Json = False,
 ) -> None:
     """Official metrics: nuScenes mAP and NDS by the devkit, or KITTI AP (R40)."""
     if (model is None) == (results is None):
         raise UsageError("give either --model or --results.")
-    how = Running(device, provider, cuda_backend=cuda_backend, cuda_graph=cuda_graph)
+    how = Running(device, provider, cuda_backend=cuda_backend, cuda_graph=cuda_graph, device_stages=device_stages)
     with tempfile.TemporaryDirectory(prefix="kd3d-eval-") as scratch:
         folder = out or Path(scratch)
         metrics = (

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kd3d.cli.console import emit, note, say
-from kd3d.cli.options import CudaBackend, CudaGraph, Device, Json, Provider
+from kd3d.cli.options import CudaBackend, CudaGraph, Device, DeviceStages, Json, Provider
 from kd3d.errors import DataError
 
 
@@ -27,20 +27,21 @@ def infer(
     provider: Provider = "auto",
     cuda_backend: CudaBackend = "auto",
     cuda_graph: CudaGraph = False,
+    device_stages: DeviceStages = "host",
     json_line: Json = False,
 ) -> None:
     """Boxes of one frame, LiDAR frame: centre, length, width, height, yaw, velocity."""
-    from kd3d.cli.pipelines import Running, open_pipeline, truncation, truncation_text
+    from kd3d.cli.pipelines import Running, open_pipeline, stages_device, truncation, truncation_text
     from kd3d.cli.points import frame_from_file
 
-    how = Running(device, provider, cuda_backend=cuda_backend, cuda_graph=cuda_graph)
+    how = Running(device, provider, cuda_backend=cuda_backend, cuda_graph=cuda_graph, device_stages=device_stages)
     pipeline = open_pipeline(model, how)
     frame, spec = frame_from_file(points, pipeline.spec, columns=columns)
     _refuse_unseen(frame.points, spec, points)
     pipeline.spec = spec
     maps = pipeline.network(pipeline.pre(frame))
     if raw is not None:
-        _write_raw(maps, raw)
+        _write_raw(pipeline.head_maps(maps) if stages_device(pipeline) == "cuda" else maps, raw)
     boxes = as_rows(pipeline.nms(pipeline.decode(maps)), spec.head.classes, score or 0.0)
     for row in boxes:
         (x, y, z), (length, width, height) = row["center_m"], row["size_m"]

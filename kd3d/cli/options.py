@@ -26,6 +26,13 @@ CudaBackend = Annotated[
 CudaGraph = Annotated[
     bool, typer.Option("--cuda-graph", help="Launch an engine as a CUDA graph; pillars are padded to a few sizes.")
 ]
+DeviceStages = Annotated[
+    str,
+    typer.Option(
+        "--device-stages",
+        help="For engines: what comes before and after the network runs on the host, as CUDA kernels, or auto.",
+    ),
+]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads for the network; 0 is every core.")]
 Teacher = Annotated[str, typer.Option("--teacher", help="Model folder or run folder of the teacher.")]
 BudgetFlops = Annotated[

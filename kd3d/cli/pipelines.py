@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kd3d.cli.console import note
 from kd3d.cli.models import ARTEFACTS, Found, find_model, load_model
 from kd3d.errors import BackendError, UsageError
 from kd3d.optional import available, require
 
 if TYPE_CHECKING:
     from kd3d.detectors.checkpoint import Model
-    from kd3d.runtime.pipeline import Pipeline
 
+_ENGINES = "--cuda-backend, --cuda-graph and --device-stages"
 _SHIPPED = (".onnx", ".data", ".safetensors", ".engine", ".plan")
 
 
@@ -28,6 +29,7 @@ class Running:
         threads: for the network; 0 is every core.
         cuda_backend: through which an engine's memory is handled.
         cuda_graph: launch an engine as a graph.
+        device_stages: where points become pillars, and head maps boxes, around an engine: ``host``, ``cuda``, ``auto``.
     """
 
     device: str = "auto"
@@ -35,6 +37,12 @@ class Running:
     threads: int = 0
     cuda_backend: str = "auto"
     cuda_graph: bool = False
+    device_stages: str = "host"
+
+    @property
+    def of_engines(self) -> bool:
+        """Whether an option is set that only engines have."""
+        return self.cuda_graph or self.cuda_backend != "auto" or self.device_stages != "host"
 
     @property
     def index(self) -> int:
@@ -53,12 +61,12 @@ def open_pipeline(model: str, how: Running) -> Any:
     found = find_model(model)
     if found.kind in ARTEFACTS:
         return artefact_pipeline(found, how)
-    if how.provider != "auto" or how.cuda_graph or how.cuda_backend != "auto":
-        raise UsageError("--provider, --cuda-backend and --cuda-graph are for exports and engines, not torch models.")
+    if how.provider != "auto" or how.of_engines:
+        raise UsageError(f"--provider, {_ENGINES} are for exports and engines, not torch models.")
     return torch_pipeline(load_model(model), device=how.device)
 
 
-def artefact_pipeline(found: Found, how: Running) -> Pipeline:
+def artefact_pipeline(found: Found, how: Running) -> Any:
     """An open pipeline of an ``.onnx`` file, an export folder, or an engine.
 
     Raises:
@@ -68,8 +76,9 @@ def artefact_pipeline(found: Found, how: Running) -> Pipeline:
     from kd3d.runtime.pipeline import load_pipeline
 
     assert found.path is not None
-    runner = _engine_runner(found.path, how) if found.kind == "engine" else _onnx_runner(found.path, how)
-    return load_pipeline(found.path, runner).__enter__()
+    if found.kind == "engine":
+        return _engine_pipeline(found.path, how)
+    return load_pipeline(found.path, _onnx_runner(found.path, how)).__enter__()
 
 
 def onnx_pipeline(found: Found, *, provider: str, threads: int) -> Any:
@@ -99,6 +108,23 @@ def device_backend(name: str, index: int) -> Callable[[], Any]:
     return open_it
 
 
+def _engine_pipeline(path: Path, how: Running) -> Any:
+    from kd3d.runtime.cuda.stages import open_stages
+    from kd3d.runtime.pipeline import load_pipeline
+
+    runner = _engine_runner(path, how)
+    pipeline, why_not = open_stages(load_pipeline(path, runner), runner, how.device_stages)
+    if how.device_stages == "auto":
+        reason = f": {why_not}" if why_not else ""
+        note(f"before and after the network of {path.name}: {stages_device(pipeline)}{reason}")
+    return pipeline
+
+
+def stages_device(pipeline: Any) -> str:
+    """``cuda`` where the CUDA kernels surround the network, else ``host``."""
+    return "cuda" if hasattr(pipeline, "head_maps") else "host"
+
+
 def _engine_runner(path: Path, how: Running) -> Any:
     from kd3d.runtime.engine_file import read_engine_file
     from kd3d.runtime.trt_runner import TrtRunner
@@ -115,8 +141,8 @@ def _onnx_runner(path: Path, how: Running) -> Any:
     from kd3d.export.onnx_file import metadata
     from kd3d.runtime.runners import OrtRunner
 
-    if how.cuda_graph or how.cuda_backend != "auto":
-        raise UsageError("--cuda-backend and --cuda-graph are for engines. Build one with: kd3d export trt")
+    if how.of_engines:
+        raise UsageError(f"{_ENGINES} are for engines. Build one with: kd3d export trt")
     file = path if path.is_file() else path / "model.onnx"
     provider: Any = how.provider
     if provider == "auto":
@@ -164,12 +190,9 @@ def truncation(pipeline: Any) -> dict[str, int]:
 def truncation_text(pipeline: Any) -> str | None:
     """A warning where pillars were dropped; points of full pillars are the encoder's own rule and need none."""
     dropped = truncation(pipeline)
-    if not dropped.get("dropped_pillars"):
-        return None
-    return (
-        f"warning: {dropped['dropped_pillars']} pillar(s) and {dropped['dropped_points']} point(s) did not fit the "
-        f"network and were dropped. Build it for more: kd3d export --pillars, or a detector with more max_pillars."
-    )
+    from kd3d.runtime.inputs import dropped_text
+
+    return f"warning: {dropped_text(**dropped)}" if dropped.get("dropped_pillars") else None
 
 
 def file_size_mb(path: Path) -> float:

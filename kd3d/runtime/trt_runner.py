@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -48,12 +48,12 @@ class _Place:
 
 @dataclass
 class _Prepared:
-    """An execution context whose input shapes are set, and its graph once it was captured."""
+    """An execution context whose input shapes are set, and its graphs once they were captured."""
 
     context: Any
     shapes: Shapes
     outputs: Shapes
-    graph: Any = None
+    graphs: dict[bool, Any] = field(default_factory=dict)  # with and without copies
     ran: bool = False
 
 
@@ -161,7 +161,7 @@ class TrtRunner:
             for info, shape in zip(self.inputs, shapes, strict=True):
                 np.copyto(self._places[info.name].view(shape), feeds[info.name], casting="same_kind")
             prepared = self._prepare(shapes)
-            self._launch(prepared)
+            self._launch(prepared, copies=True)
             self.backend.synchronize(self._stream)
             return {
                 info.name: self._places[info.name].view(shape).copy()
@@ -190,7 +190,7 @@ class TrtRunner:
         for info, shape in zip(self._inputs, wanted, strict=True):
             _check_shape(info, shape)
         prepared = self._prepare(wanted)
-        self._execute(prepared)
+        self._launch(prepared, copies=False)
         return {info.name: shape for info, shape in zip(self._outputs, prepared.outputs, strict=True)}
 
     def bound(self, feeds: Arrays) -> Callable[[], object]:
@@ -289,27 +289,26 @@ class TrtRunner:
             self._bind(prepared)
         else:  # the oldest context is used again: its shapes change, so its graph is no good any more
             prepared = self._prepared.pop(next(iter(self._prepared)))
-            self._free_graph(prepared)
+            self._free_graphs(prepared)
             prepared.outputs, prepared.shapes = self._shape(prepared.context, shapes), shapes
         self._prepared[shapes] = prepared
         return prepared
 
-    def _launch(self, prepared: _Prepared) -> None:
-        """With copies. The first run of new shapes is plain, as TensorRT asks for; the second is captured."""
-        if prepared.graph is not None:
-            self.backend.launch_graph(prepared.graph, self._stream)
+    def _launch(self, prepared: _Prepared, *, copies: bool) -> None:
+        """The first run of new shapes is plain, as TensorRT asks for; the next one is captured."""
+        work = self._copy_and_execute if copies else self._execute
+        if not (self._captures and prepared.ran):
+            work(prepared)
+            prepared.ran = True
             return
-        if self._captures and prepared.ran:
+        if copies not in prepared.graphs:
             self.backend.begin_capture(self._stream)
             try:
-                self._copy_and_execute(prepared)
+                work(prepared)
             finally:
                 graph = self.backend.end_capture(self._stream)
-            prepared.graph = graph
-            self.backend.launch_graph(graph, self._stream)
-            return
-        self._copy_and_execute(prepared)
-        prepared.ran = True
+            prepared.graphs[copies] = graph
+        self.backend.launch_graph(prepared.graphs[copies], self._stream)
 
     def _copy_and_execute(self, prepared: _Prepared) -> None:
         for info, shape in zip(self._inputs, prepared.shapes, strict=True):
@@ -338,15 +337,15 @@ class TrtRunner:
             _check_shape(info, np.shape(feeds[info.name]))
         return tuple(np.shape(feeds[info.name]) for info in self._inputs)
 
-    def _free_graph(self, prepared: _Prepared) -> None:
-        if prepared.graph is not None:
-            self.backend.free_graph(prepared.graph)
-        prepared.graph, prepared.ran = None, False
+    def _free_graphs(self, prepared: _Prepared) -> None:
+        for graph in prepared.graphs.values():
+            self.backend.free_graph(graph)
+        prepared.graphs, prepared.ran = {}, False
 
     def _drop(self) -> None:
         """Contexts before the engine, and the engine before its runtime."""
         for prepared in self._prepared.values():
-            self._free_graph(prepared)
+            self._free_graphs(prepared)
         self._prepared.clear()
         self._loaded = None
 

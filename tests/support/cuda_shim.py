@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,10 @@ class ShimDevice:
 
     def __init__(self, library, *, order=FORWARD):
         self._library, self.order = library, order
-        self.memory, self.launches, self._graph = {}, [], None
+        self.memory, self.launches, self._graph, self.times = {}, [], None, {}
+
+    def make_current(self):
+        pass
 
     def info(self):
         return DeviceInfo("shim", (8, 7), "13.0", 1 << 34, integrated=False)
@@ -87,6 +91,19 @@ class ShimDevice:
 
     def free_stream(self, stream):
         pass
+
+    def event(self):
+        self.times[len(self.times) + 1] = 0.0
+        return len(self.times)
+
+    def record(self, event, stream):
+        self.times[event] = time.perf_counter()
+
+    def elapsed_ms(self, start, end):
+        return (self.times[end] - self.times[start]) * 1e3
+
+    def free_event(self, event):
+        del self.times[event]
 
     def begin_capture(self, stream):
         self._graph = []

@@ -60,6 +60,17 @@ def supported_capabilities() -> tuple[tuple[int, int], ...]:
     return tuple(divmod(number, 10) for number in numbers)
 
 
+def nvrtc_version() -> str:
+    """Of the NVRTC found here, such as ``13.0``.
+
+    Raises:
+        BackendError: there is none.
+    """
+    library, major, minor = _open(), c_int(), c_int()
+    _check(library, library.nvrtcVersion(byref(major), byref(minor)))
+    return f"{major.value}.{minor.value}"
+
+
 def _by_nvrtc(capability: tuple[int, int]) -> bytes:
     library, known = _open(), supported_capabilities()
     if capability not in known:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from kd3d.runtime.cuda.compile import compile_kernels
+from kd3d.runtime.cuda.cache import cached_kernels
 from kd3d.runtime.device.protocol import DeviceBackend, Dim3, HostBuffer, Stream
 
 THREADS = 256  # of the kernels that treat one item per thread
@@ -61,7 +61,7 @@ class Gpu:
 
     def __init__(self, device: DeviceBackend, *, stream: Stream | None = None, image: bytes | None = None) -> None:
         self.device = device
-        self.image = image or compile_kernels(device.info().compute_capability)
+        self.image = image or cached_kernels(device.info().compute_capability)
         self._module = device.load_module(self.image)
         self._own_stream = stream is None
         self.stream = device.stream() if stream is None else stream

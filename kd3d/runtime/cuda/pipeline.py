@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kd3d.errors import BackendError, DataError
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.runtime.cuda.decode import DeviceDecoder
 from kd3d.runtime.cuda.gpu import DeviceArray, Gpu
 from kd3d.runtime.cuda.pillars import Crop, DevicePillars
-from kd3d.runtime.device.protocol import DeviceBackend, Stream
+from kd3d.runtime.device.protocol import DeviceBackend, Event, Stream
 from kd3d.runtime.frames import Frame
 from kd3d.runtime.heads import onnx_names
 from kd3d.runtime.tensors import TensorInfo, find_tensor
@@ -65,8 +68,9 @@ class DeviceNetwork(Protocol):
 class CudaPipeline:
     """Stages ``pre``, ``network``, ``decode``, ``nms`` on the device; boxes equal those of ``Pipeline``.
 
-    Called as a whole it waits twice: for the number of pillars, which decides the network's shape, and for the boxes.
-    Each stage by itself waits for its end, so that stages can be timed one by one.
+    Called as a whole it waits twice: for the number of pillars, which decides the network's shape, and for the boxes;
+    threads may share a pipeline so, and take turns. Each stage by itself waits for its end, so that stages can be timed
+    one by one.
 
     Args:
         spec: of a detector with pillars and a centre head.
@@ -75,14 +79,20 @@ class CudaPipeline:
 
     Attributes:
         dropped_points, dropped_pillars, total_dropped_points, total_dropped_pillars: as in ``Pipeline``.
+        device_ms: of the stages that were called one by one, from the first to the last of their work on the stream,
+            by the device's clock; ``pre`` holds its wait for the number of pillars.
     """
 
     stages = ("pre", "network", "decode", "nms")
+    holds_frame = True  # on the device, from pre to nms: stages of two frames must not overlap
 
     def __init__(self, spec: DetectorSpec, runner: DeviceNetwork, *, image: bytes | None = None) -> None:
         self.spec, self.runner, self._image = spec, runner, image
         self.dropped_points = self.dropped_pillars = 0
         self.total_dropped_points = self.total_dropped_pillars = 0
+        self.device_ms: dict[str, float] = {}
+        self._alone = threading.Lock()
+        self._events: tuple[Event, ...] = ()
         self._gpu: Gpu | None = None
         self._pillar_gpu: Gpu | None = None
         self._pillars: DevicePillars | None = None
@@ -108,6 +118,7 @@ class CudaPipeline:
                 heads = {name: self._head(name) for name in onnx_names(self.spec)}
                 self._gpu = Gpu(self.runner.backend, stream=self.runner.stream, image=self._image)
                 self._decoder = DeviceDecoder(self._gpu, self.spec, heads)
+                self._events = tuple(self.runner.backend.event() for _ in range(2))
             except BaseException:
                 self.__exit__(None, None, None)
                 raise
@@ -119,16 +130,21 @@ class CudaPipeline:
         for gpu in (self._pillar_gpu, self._gpu):
             if gpu is not None:
                 gpu.close()
+        for event in self._events:
+            self.runner.backend.free_event(event)
         self._gpu = self._pillar_gpu = self._pillars = self._decoder = None
+        self._events = ()
         self.runner.__exit__(kind, error, trace)
 
     def __call__(self, frame: Frame) -> Boxes3D:
         """Boxes of a frame; labels index ``spec.head.classes``."""
-        self.runner.enqueue(self._fill_inputs(frame))
-        decoder = self._entered_decoder()
-        decoder.decode()
-        decoder.nms()
-        return decoder.boxes()
+        with self._alone:
+            self.runner.backend.make_current()
+            self.runner.enqueue(self._fill_inputs(frame))
+            decoder = self._entered_decoder()
+            decoder.decode()
+            decoder.nms()
+            return decoder.boxes()
 
     def pre(self, frame: Frame) -> Shapes:
         """Fill the network's inputs; their shapes.
@@ -136,26 +152,37 @@ class CudaPipeline:
         Raises:
             DataError: the cloud lacks a column, or holds NaN or infinite values.
         """
-        shapes = self._fill_inputs(frame)
-        self._wait()
-        return shapes
+        with self._timed("pre"):
+            return self._fill_inputs(frame)
 
     def network(self, shapes: Shapes) -> Shapes:
         """Run the network on what ``pre`` left on the device; the shapes of its outputs."""
-        found = self.runner.enqueue(shapes)
-        self._wait()
-        return found
+        with self._timed("network"):
+            return self.runner.enqueue(shapes)
 
     def decode(self, shapes: Shapes) -> Shapes:
         """Find candidates in what ``network`` left on the device."""
-        self._entered_decoder().decode()
-        self._wait()
+        with self._timed("decode"):
+            self._entered_decoder().decode()
         return shapes
 
     def nms(self, shapes: Shapes) -> Boxes3D:
         """Boxes that survive suppression, on the host."""
-        self._entered_decoder().nms()
-        return self._entered_decoder().boxes()
+        with self._timed("nms"):
+            self._entered_decoder().nms()
+            return self._entered_decoder().boxes()
+
+    def bound(self, shapes: Shapes) -> Callable[[], object]:
+        """Each call runs the network alone, on what ``pre`` left on the device, and waits for it."""
+        return lambda: self.network(shapes)
+
+    def head_maps(self, shapes: Shapes) -> dict[str, NDArray[np.float32]]:
+        """What ``network`` left on the device, on the host: head maps by name, ``[1, C, H, W]``."""
+        gpu = self._entered_gpu()
+        return {
+            name: gpu.fetch(DeviceArray(self.runner.address(name), shape, np.dtype(np.float32)))
+            for name, shape in shapes.items()
+        }
 
     def _fill_inputs(self, frame: Frame) -> Shapes:
         pillars = self._room_for(frame)
@@ -205,8 +232,15 @@ class CudaPipeline:
         _need_type(self.runner, found, (np.float32,))
         return self.runner.address(name)
 
-    def _wait(self) -> None:
-        self.runner.backend.synchronize(self.runner.stream)
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        device, stream = self.runner.backend, self.runner.stream
+        device.make_current()
+        device.record(self._events[0], stream)
+        yield
+        device.record(self._events[1], stream)
+        device.synchronize(stream)
+        self.device_ms[stage] = device.elapsed_ms(*self._events)
 
     def _entered_gpu(self) -> Gpu:
         assert self._gpu is not None, "use the pipeline in a with statement"

@@ -196,7 +196,8 @@ def test_device_times_dropped_pillars_and_their_warning_are_in_the_record():
     assert model["stages"]["network"]["gpu_ms"]["p50"] == 0.5
     assert "gpu_ms" not in model["stages"]["pre"]
     assert model["dropped"] == {"dropped_points": 1400, "dropped_pillars": 400}
-    assert any("400 pillars found no room in 200 frames" in text for text in record["warnings"])
+    told = "a: in 200 timed frames 400 pillar(s) and 1400 point(s) did not fit the network"
+    assert any(told in text for text in record["warnings"])
 
 
 def test_synthetic_frames_put_a_banner_first():

@@ -56,6 +56,19 @@ def test_two_frames_overlap_but_never_share_a_stage():
     assert found.boxes == tuple(range(1, 9)), "in the order of the frames"
 
 
+def test_a_pipeline_that_holds_its_frame_in_its_own_memory_takes_whole_frames():
+    class Holding(Watched):
+        holds_frame = True
+
+        def __call__(self, frame):
+            return self.second(self.first(frame))
+
+    pipeline = Holding()
+    found = stream(pipeline, list(range(8)), count=8, in_flight=3)
+    assert pipeline.most_under_way == 1
+    assert found.boxes == tuple(range(1, 9))
+
+
 def test_one_in_flight_means_one():
     pipeline = Watched()
     stream(pipeline, [0, 1, 2], count=9, in_flight=1)

@@ -97,7 +97,7 @@ def test_bench_times_an_engine_beside_its_onnx(work, engine, capsys):
         capsys, "bench", engine, work / "model.onnx", *options, "--threads", "1", "--cuda-backend", "ctypes"
     )
     assert (code, got["exit_code"]) == (2, 2), said
-    assert "--cuda-backend and --cuda-graph are for engines" in got["error"]
+    assert "--cuda-graph and --device-stages are for engines" in got["error"]
     code, got, said = answer(capsys, "bench", engine, *options, "--cuda-backend", "ctypes", "--cuda-graph")
     assert code == 0, said
     (model,) = got["models"]
@@ -115,7 +115,7 @@ def test_each_way_to_fail_has_its_own_words_and_code(work, engine, vehicle, caps
 
     refused(2, "an engine runs on a GPU only", "--device", "cpu")
     refused(2, "--provider is for ONNX files", "--provider", "cuda")
-    refused(2, "--cuda-backend and --cuda-graph are for engines", "--cuda-graph", model=work / "model.onnx")
+    refused(2, "--cuda-graph and --device-stages are for engines", "--cuda-graph", model=work / "model.onnx")
     refused(2, "are for exports and engines, not torch models", "--cuda-graph", model="world-teacher")
     refused(2, "must be auto, cuda-bindings, ctypes, pycuda, torch, not 'cupy'", backend="cupy")
     refused(5, "no CUDAExecutionProvider here", "--provider", "cuda", model=work / "model.onnx", backend=None)

@@ -156,6 +156,24 @@ def test_graphs_are_captured_on_the_second_run_of_a_size_and_launched_from_then_
     assert backend.log.count("free_graph") == 2
 
 
+def test_a_network_between_kernels_is_captured_without_copies(tmp_path, use, host_device):
+    backend = host_device.HostBackend()
+    use(backend)
+    with TrtRunner(write_engine(tmp_path), backend=lambda: backend, cuda_graph=True) as runner:
+        for seed in range(3):
+            given = feeds(10, seed)
+            for name, kind in (("features", np.float32), ("cells", np.int64)):
+                backend.to_device(runner.address(name), np.ascontiguousarray(given[name], kind), runner.stream)
+            runner.enqueue({"features": (10, 3), "cells": (10,)})
+            got = np.zeros((1, 3), np.float32)
+            backend.to_host(got, runner.address("total"), runner.stream)
+            np.testing.assert_allclose(got, wanted(given), rtol=1e-5)
+        assert [backend.log.count(what) for what in ("capture", "launch_graph", "to_device")] == [1, 2, 6]
+        np.testing.assert_allclose(runner.infer(given)["total"], wanted(given), rtol=1e-5)
+        assert backend.log.count("capture") == 2, "with copies it is another graph"
+    assert backend.log.count("free_graph") == 2
+
+
 def test_a_size_too_many_takes_the_oldest_context_and_its_graph_is_captured_anew(tmp_path, use, host_device):
     backend = host_device.HostBackend()
     module = use(backend)

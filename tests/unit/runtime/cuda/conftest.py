@@ -1,25 +1,6 @@
-"""Devices that run the CUDA kernels on the processor, with threads in three orders."""
-
-import importlib.util
-from pathlib import Path
+"""The kernels loaded on a device on the processor."""
 
 import pytest
-
-SUPPORT = Path(__file__).resolve().parents[3] / "support" / "cuda_shim.py"
-
-
-@pytest.fixture(scope="session")
-def shim():
-    """The module ``cuda_shim``."""
-    spec = importlib.util.spec_from_file_location("cuda_shim", SUPPORT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def shim_library(shim, tmp_path_factory):
-    return shim.build_shim(tmp_path_factory.mktemp("shim"))
 
 
 @pytest.fixture
