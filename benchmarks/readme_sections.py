@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from readme_search import cost_speed, latency_prediction, search_gain
+
 from kd3d.report.table import Table, comparison, number
 
 Record = Mapping[str, Any]
@@ -215,6 +217,9 @@ def kd_step(record: Record) -> list[str]:
 SECTIONS = (
     Section("student_speed", "Teacher and student", student_speed),
     Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
+    Section("search_gain", "Does the search earn its keep?", search_gain),
+    Section("latency_prediction", "Predicted and measured latency", latency_prediction),
+    Section("cost_speed", "The cost of a student", cost_speed),
     Section("kd_step", "What a step of distillation costs", kd_step),
     Section("world_gate", "How hard the generated world is", world_gate),
     Section("world_stats", "The generated world beside a real frame", world_stats),

@@ -24,6 +24,14 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ("world_speed.py",),
     *(("kd_three_seeds.py", "run", "--arm", arm, "--seed", str(seed)) for seed in SEEDS for arm in ARMS),
     ("kd_three_seeds.py", "table"),
+    ("search_gain.py", "teacher"),
+    *(
+        ("search_gain.py", "run", "--arm", a, "--seed", str(s))
+        for s in SEEDS
+        for a in ("searched", "uniform", "random")
+    ),
+    *(("search_gain.py", "short", "--seed", str(seed)) for seed in SEEDS),
+    ("search_gain.py", "table"),
     ("kd_step.py",),
     ("world_gate.py",),
     ("decode_comparison.py",),

@@ -32,7 +32,7 @@ def table(monkeypatch):
     import readme_table
 
     yield readme_table
-    for name in ("readme_table", "readme_sections"):
+    for name in ("readme_table", "readme_sections", "readme_search"):
         sys.modules.pop(name, None)
 
 
@@ -54,7 +54,7 @@ def test_the_readme_says_what_the_recorded_files_say(table):
 
 def test_without_any_record_every_section_is_said_to_be_absent(table, tmp_path):
     text = table.rendered(README, tmp_path)
-    assert text.count("Not recorded yet") == 9
+    assert text.count("Not recorded yet") == len(table.SECTIONS)
     assert "old" not in text
     assert text.startswith("a\n")
     assert text.endswith("c\n")
@@ -142,3 +142,50 @@ def test_kitti_shows_accuracy_parity_and_speed_of_both_models(table, record, tmp
 def test_a_readme_without_markers_is_an_error(table, tmp_path):
     with pytest.raises(SystemExit, match=r"README\.md has no <!-- results:begin -->"):
         table.rendered("no markers", tmp_path)
+
+
+def test_the_search_is_told_with_its_verdicts(table, record, tmp_path):
+    rows = [
+        {"name": name, "seed": seed, "steps": 100 - place, "mAP": [1.0, score + seed]}
+        for seed in (1, 2, 3)
+        for place, (name, score) in enumerate(
+            [("searched", 30.0), ("uniform", 33.0), ("random-0", 20), ("random-1", 24)]
+        )
+    ]
+    facts = {"mean": 8.0, "standard_error": 0.5, "control_gain_last_quarter": [0.1, 0.2, 0.3]}
+    found = {
+        "rows": rows,
+        "budget": 0.25,
+        "range_m": 25.6,
+        "max_range_m": 25.0,
+        "teacher": {"mAP": 51.2},
+        "searched_over_random_mean": {**facts, "differences": [8.0, 8.0, 8.0], "beats": True},
+        "searched_over_uniform": {**facts, "differences": [-3.0, -3.0, -3.0], "beats": False},
+        "kendall_tau": {"candidates": 24, "60": {"all": 0.25}, "120": {"all": 0.5}},
+        "environment": ENVIRONMENT,
+    }
+    record("search_gain", found)
+    text = table.rendered(README, tmp_path)
+    assert "| searched | 2 | 1 | 100 | 32.00 |" in text
+    assert "| random | 3 | 2 | 98 | 25.00 |" in text
+    assert (
+        "the mean of the random ones, mAP points by seed: +8.00, +8.00, +8.00. Mean +8.00, standard error 0.50" in text
+    )
+    assert "gained +0.10, +0.20, +0.30 in its last quarter: it beats them." in text
+    assert "by our rule it does not beat them." in text
+    assert "24 random students: +0.25 after 60 steps, +0.50 after 120 steps." in text
+    record("search_gain", {**found, "searched_over_uniform": {"differences": [], "beats": None}})
+    assert "uniform widths, mAP points by seed: none. Too few seeds" in table.rendered(README, tmp_path)
+
+
+def test_costs_and_predictions_are_told_by_teacher(table, record, tmp_path):
+    cost = {"teacher": "big", "seconds": 1.64, "microseconds_each": 164.2}
+    record("cost_speed", {"candidates": 10000, "teachers": [cost], "environment": ENVIRONMENT})
+    errors = {"error_median": 0.015, "error_max": 0.2, "rank_correlation": 0.99, "rank_correlation_of_macs": 0.9}
+    settings = {"cpu_clock": True, "threads": 1, "provider": "cpu", "seed": 11}
+    teachers = {"big": {**errors, "students": [{}] * 30}}
+    record("latency_prediction", {"settings": settings, "teachers": teachers, "environment": ENVIRONMENT})
+    text = table.rendered(README, tmp_path)
+    assert "| big | 10,000 | 1.6 | 164 |" in text
+    assert "| big | 30 | 1.5 % | 20.0 % | 0.990 | 0.900 |" in text
+    assert "ONNX Runtime on the CPU, 1 thread(s), processor time, seed 11." in text

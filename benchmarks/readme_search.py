@@ -1,0 +1,84 @@
+"""The README's sections on the search: its cost model, its latency model, and whether it earns its keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import mean
+from typing import Any
+
+from kd3d.report.table import Table
+
+Record = Mapping[str, Any]
+
+
+def cost_speed(record: Record) -> list[str]:
+    """Time per costed student."""
+    table = Table("", ("teacher", "students", "seconds", "microseconds each"))
+    for item in record["teachers"]:
+        cells = f"{record['candidates']:,}", f"{item['seconds']:.1f}", f"{item['microseconds_each']:.0f}"
+        table.rows.append((item["teacher"], *cells))
+    return [table.markdown(), "Random students, made and costed from the specification, one core."]
+
+
+def latency_prediction(record: Record) -> list[str]:
+    """How far predictions are off, per teacher."""
+    heads = ("teacher", "students", "median error", "largest", "rank correlation", "that of MACs")
+    table = Table("", heads)
+    for name, item in record["teachers"].items():
+        errors = (f"{100 * item[key]:.1f} %" for key in ("error_median", "error_max"))
+        ranks = (f"{item[key]:.3f}" for key in ("rank_correlation", "rank_correlation_of_macs"))
+        table.rows.append((name, str(len(item["students"])), *errors, *ranks))
+    settings = record["settings"]
+    clock = "processor time" if settings["cpu_clock"] else "wall time"
+    said = (
+        "Students with 15 to 60 % of the teacher's MACs and widths that the table does not know, predicted from "
+        f"measured blocks and then measured: ONNX Runtime on the {settings['provider'].upper()}, "
+        f"{settings['threads'] or 'all'} thread(s), {clock}, seed {settings['seed']}."
+    )
+    return [said, table.markdown()]
+
+
+def search_gain(record: Record) -> list[str]:
+    """Arms by seed, and the two comparisons."""
+    table = Table("", ("arm", "seed", "students", "steps", "mAP"))
+    for arm in ("searched", "uniform", "random"):
+        for seed in sorted({item["seed"] for item in record["rows"]}):
+            found = [row for row in record["rows"] if row["seed"] == seed and row["name"].partition("-")[0] == arm]
+            if found:
+                score, steps = mean(row["mAP"][-1] for row in found), round(mean(row["steps"] for row in found))
+                table.rows.append((arm, str(seed), str(len(found)), str(steps), f"{score:.2f}"))
+    said = (
+        f"{100 * record['budget']:g} % of the MACs of the shipped teacher within {record['range_m']:g} m "
+        f"(mAP {record['teacher']['mAP']:.2f}, counted within {record['max_range_m']:g} m). Per seed all "
+        "arms have the same training cost in MACs; the search pays for its trials and their scoring out of it, so its "
+        "winner is taught for fewer steps. `random`: the mean of students drawn from the search's axes; `uniform`: all "
+        "widths narrowed alike."
+    )
+    compared = (
+        _compared("the mean of the random ones", record["searched_over_random_mean"]),
+        _compared("uniform widths", record["searched_over_uniform"]),
+    )
+    return [said, table.markdown(), *compared, _tau(record["kendall_tau"])]
+
+
+def _compared(other: str, found: Record) -> str:
+    differences = ", ".join(f"{value:+.2f}" for value in found["differences"]) or "none"
+    said = f"Searched less {other}, mAP points by seed: {differences}."
+    if found["beats"] is None:
+        return f"{said} Too few seeds to judge."
+    verdict = "it beats them" if found["beats"] else "by our rule it does not beat them"
+    gains = ", ".join(f"{value:+.2f}" for value in found["control_gain_last_quarter"])
+    return (
+        f"{said} Mean {found['mean']:+.2f}, standard error {found['standard_error']:.2f}; the other side gained "
+        f"{gains} in its last quarter: {verdict}."
+    )
+
+
+def _tau(found: Record) -> str:
+    if not found["candidates"]:
+        return "The rank correlation of short and full scores was not measured."
+    parts = [f"{value['all']:+.2f} after {steps} steps" for steps, value in found.items() if steps != "candidates"]
+    return (
+        f"Kendall's tau between the score of a short training on held-out scenes and the fully taught mAP, over "
+        f"{found['candidates']} random students: {', '.join(parts)}."
+    )
