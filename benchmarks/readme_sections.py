@@ -41,6 +41,26 @@ def student_speed(record: Record) -> list[str]:
     return [comparison("", models).markdown(), said, *warnings]
 
 
+def int8(record: Record) -> list[str]:
+    """The same network in fp32 and in 8 bits."""
+    table = Table("", ("graph", "8-bit layers", "mAP", "NDS", "MB", "network, ms", "end to end, ms"))
+    for name in ("fp32", "int8_cpu", "int8_tensorrt"):
+        one = record[name]
+        layers = "none" if one["int8"] is None else f"{one['int8']['layers']} of {one['int8']['weighted']}"
+        network = number(one.get("network_ms_p50"), "{:.1f}")
+        latency = number(one.get("latency_ms", {}).get("p50"), "{:.1f}")
+        accuracy = (points(one["mAP"]), points(one["NDS"]))
+        table.rows.append((name.replace("_", ", "), layers, *accuracy, f"{one['size_mb']:.1f}", network, latency))
+    speed, missed = record["speed"], [name.replace("_", " ") for name, met in record["bars"].items() if not met]
+    said = (
+        f"The shipped teacher in ONNX Runtime on the CPU, {record['validation_frames']} validation frames; ranges by "
+        f"{record['calibration']['method']} from {record['calibration']['frames']} training frames. In 8 bits the "
+        f"network is {speed['network']:.2f} times as fast, end to end {speed['end_to_end']:.2f} times. The graph for "
+        "TensorRT (the rest in fp16) is scored here, not timed: that takes a GPU."
+    )
+    return [table.markdown(), said, f"Bars missed: {', '.join(missed) or 'none'}."]
+
+
 def kd_three_seeds(record: Record) -> list[str]:
     """Every run, then the paired differences."""
     table = Table("", ("arm", "seed", "steps", "mAP", "NDS"))
@@ -216,6 +236,7 @@ def kd_step(record: Record) -> list[str]:
 
 SECTIONS = (
     Section("student_speed", "Teacher and student", student_speed),
+    Section("int8", "8 bits", int8),
     Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
     Section("search_gain", "Does the search earn its keep?", search_gain),
     Section("latency_prediction", "Predicted and measured latency", latency_prediction),

@@ -39,6 +39,7 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ("latency_prediction.py",),
     ("student_speed.py",),
     ("runtime_overhead.py",),
+    ("int8.py",),
     ("kitti_overfit.py", "--out", "runs/kitti-overfit"),
     ("nuscenes_keyframe.py", "--out", "runs/nuscenes-keyframe"),
 )

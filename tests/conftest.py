@@ -21,6 +21,13 @@ def one_torch_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_rtx_builds(request, monkeypatch):
+    """Each export would build four engines, which takes seconds: only tests marked ``rtx`` do."""
+    if request.node.get_closest_marker("rtx") is None:
+        monkeypatch.setattr("kd3d.export.rtx.available", lambda name: False)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with the real KITTI and nuScenes frames."""

@@ -17,7 +17,7 @@ def onnx(
     out: Out,
     frames: Annotated[
         Path | None,
-        typer.Option("--frames", help="Of the parity check: portable frames, a .bin, or a folder of them."),
+        typer.Option("--frames", help="Of the parity check and of int8: portable frames, a .bin, or a folder of them."),
     ] = None,
     columns: Annotated[str | None, typer.Option("--columns", help="Columns, where --frames is a .bin.")] = None,
     parity_frames: Annotated[int, typer.Option("--parity-frames", min=1, help="Frames compared.")] = 8,
@@ -26,8 +26,15 @@ def onnx(
         int | None, typer.Option("--pillars", min=2, help="A fixed number of pillars; free if not given.")
     ] = None,
     precision: Annotated[
-        str, typer.Option("--precision", help="fp32 or fp16 in the graph; inputs and outputs stay fp32.")
+        str, typer.Option("--precision", help="fp32, fp16 or int8 in the graph; inputs and outputs stay fp32.")
     ] = "fp32",
+    calibration: Annotated[
+        str, typer.Option("--calibration", help="Ranges of int8: percentile, mse, entropy or max.")
+    ] = "percentile",
+    int8_for: Annotated[
+        str,
+        typer.Option("--int8-for", help="int8 for tensorrt (the rest in fp16) or cpu (ONNX Runtime, rest in fp32)."),
+    ] = "tensorrt",
     for_trt: Annotated[
         list[str] | None,
         typer.Option(
@@ -38,12 +45,21 @@ def onnx(
 ) -> None:
     """Export to ONNX, after every gate: checker, portable operators, and boxes equal to torch's."""
     from kd3d.cli.points import chosen_frames
+    from kd3d.export.int8 import Int8Settings
     from kd3d.export.onnx import export_onnx
 
+    int8 = Int8Settings(calibration, int8_for)
     loaded = load_model(model, presets=True)
     recorded = chosen_frames(frames, parity_frames, spec=loaded.spec, columns=columns)
     result = export_onnx(
-        loaded, out, frames=recorded, opset=opset, pillars=pillars, precision=precision, targets=for_trt or ()
+        loaded,
+        out,
+        frames=recorded,
+        opset=opset,
+        pillars=pillars,
+        precision=precision,
+        targets=for_trt or (),
+        int8=int8,
     )
     parity = result.parity
     ties = f" ({parity.ties} more lost a tie of scores)" if parity.ties else ""

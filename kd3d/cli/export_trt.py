@@ -14,7 +14,7 @@ from kd3d.cli.options import CudaBackend, Json, Out
 def trt(
     model: Annotated[Path, typer.Option("--model", help="Export folder, or .onnx file, of kd3d export onnx.")],
     out: Out,
-    precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16; auto is the graph's.")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or int8; auto is the graph's.")] = "auto",
     typing: Annotated[str, typer.Option("--typing", help="auto, strong (from the graph) or flags (builder).")] = "auto",
     rtx: Annotated[bool, typer.Option("--rtx", help="Use TensorRT-RTX.")] = False,
     capability: Annotated[
@@ -63,8 +63,8 @@ def trt(
         raise UsageError("--capability needs --rtx: TensorRT itself builds on the target device only.")
     source = read_source(model)
     wanted = source.precision if precision == "auto" else precision
-    if wanted not in ("fp32", "fp16"):
-        raise UsageError(f"--precision must be fp32, fp16 or auto, not {wanted}.")
+    if wanted not in ("fp32", "fp16", "int8"):
+        raise UsageError(f"--precision must be fp32, fp16, int8 or auto, not {wanted}.")
     settings = BuildSettings(
         precision=wanted,
         graph=source.precision,

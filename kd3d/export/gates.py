@@ -11,7 +11,7 @@ class Gate:
     """One gate.
 
     Args:
-        name: ``checker``, ``operators``, ``fp16``, ``parity`` or ``trt-rtx``.
+        name: ``checker``, ``operators``, ``int8``, ``fp16``, ``parity`` or ``trt-rtx``.
         state: a gate that fails ends the export with an error, so it is never recorded.
         reason: why it was skipped.
         details: figures.

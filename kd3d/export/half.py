@@ -18,14 +18,22 @@ from kd3d.runtime.frames import Frame
 from kd3d.runtime.pipeline import Pipeline
 
 
-def convert_file(path: Path, reference: Stages, frames: Sequence[Frame], *, tolerance: Tolerance) -> Gate:
+def convert_file(
+    path: Path,
+    reference: Stages,
+    frames: Sequence[Frame],
+    *,
+    tolerance: Tolerance,
+    judged: Sequence[Frame] | None = None,
+) -> Gate:
     """Convert ``path`` in place, after the gate.
 
     Args:
-        path: an fp32 export; kept as it is where the gate fails.
+        path: an fp32 export, in 8 bits here and there perhaps; kept as it is where the gate fails.
         reference: the torch pipeline of the same detector.
         frames: calibration frames: their largest values decide what stays in fp32.
         tolerance: of the emulation's boxes against ``reference``.
+        judged: frames of that comparison, where they are not ``frames``.
 
     Raises:
         GateError: a float16 value overflows, or rounding moves a box.
@@ -39,7 +47,7 @@ def convert_file(path: Path, reference: Stages, frames: Sequence[Frame], *, tole
     plan = make_plan(model, types, measure(model, computed_floats(model, types), feeds))
     peak = check_overflow(model, plan, types, feeds)
     emulated = Pipeline(reference.spec, GraphRunner(rewrite(model, plan, types, emulate=True)))
-    report = compare(reference, emulated, frames, tolerance=tolerance)
+    report = compare(reference, emulated, frames if judged is None else judged, tolerance=tolerance)
     if not report.passed:
         raise GateError(
             f"gate fp16: rounding to float16 moves boxes on {report.frames} frame(s), {report.matched} of "
@@ -47,8 +55,8 @@ def convert_file(path: Path, reference: Stages, frames: Sequence[Frame], *, tole
             gate="fp16",
         )
     half = rewrite(model, plan, types)
-    entry = half.metadata_props.add()
-    entry.key, entry.value = "kd3d.precision", "fp16"
+    told = {item.key: item.value for item in half.metadata_props}
+    onnx.helper.set_model_props(half, {"kd3d.precision": "fp16", **told})
     onnx.save(half, path)
     details = {
         "nodes_fp16": len(plan.low),

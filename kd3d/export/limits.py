@@ -40,8 +40,9 @@ def lint(model: Any, version: str) -> list[str]:
     if opset > limits["opset"]:
         found.append(f"opset {opset} is above {limits['opset']}, the last one documented for it")
     constants, ranks = small_constants(model.graph), _ranks(model.graph)
+    kinds = {item.name: item.data_type for item in model.graph.initializer}
     for node in all_nodes(model.graph):
-        objection = _objection(node, limits, constants=constants, ranks=ranks)
+        objection = _objection(node, limits, constants=constants, ranks=ranks) or _quantisation(node, version, kinds)
         if objection is not None:
             found.append(f"{node.op_type} at {node.name or node.output[0]}: {objection}")
     return found
@@ -63,6 +64,19 @@ def _objection(
             return f"k must be a constant of at most {limits['top_k']}"
     if node.op_type in _RANK and ranks.get(node.input[0], 0) > limits[_RANK[node.op_type]]:
         return f"inputs of rank {ranks[node.input[0]]} are not supported"
+    return None
+
+
+def _quantisation(node: Any, version: str, kinds: Mapping[str, int]) -> str | None:
+    """No TensorRT takes unsigned or 32-bit integers for quantised values; 8.6 reads scales as float32 whatever they are."""
+    if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        return None
+    proto: Any = require("onnx", extra="onnx").TensorProto
+    zero = kinds.get(node.input[2]) if len(node.input) > 2 else proto.UINT8
+    if zero in (proto.UINT8, proto.INT32):
+        return "quantised values must be int8"
+    if version == "8.6" and kinds.get(node.input[1]) != proto.FLOAT:
+        return "scales must be float32: export with --opset 18"
     return None
 
 

@@ -14,6 +14,7 @@ from kd3d.runtime.inputs import input_names
 from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 
 ONNX_FILE, SPEC_FILE, PIPELINE_FILE, EXPORT_FILE = "model.onnx", "spec.json", "pipeline.json", "export.json"
+INT8_KEY = "kd3d.int8"  # in metadata_props: device, layers in 8 bits, layers with weights
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 

@@ -1,8 +1,9 @@
 """ONNX export: the hand-over to the vehicle, written only after every gate.
 
-Gates, in order: ``checker`` (the file is valid ONNX), ``operators`` (TensorRT can build it), in fp16 ``fp16`` (nothing
-overflows, and rounding alone keeps the boxes), ``parity`` (ONNX Runtime gives torch's boxes), ``trt-rtx`` (TensorRT-RTX
-parses and builds it, where installed). A refused export leaves nothing behind.
+Gates, in order: ``checker`` (the file is valid ONNX), ``operators`` (TensorRT can build it), in int8 ``int8`` (8 bits keep
+the boxes), in fp16 and where the rest of int8 is fp16 ``fp16`` (nothing overflows, and rounding alone keeps the boxes),
+``parity`` (ONNX Runtime gives torch's boxes), ``trt-rtx`` (TensorRT-RTX parses and builds it, where installed). A refused
+export leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from kd3d.errors import GateError, GraphError, OutputError, UsageError
 from kd3d.export.gates import Gate
 from kd3d.export.graph import write_graph
 from kd3d.export.half import convert_file
+from kd3d.export.int8 import Int8Settings, quantise_file
 from kd3d.export.limits import lint, versions
 from kd3d.export.manifest import EXPORT_FILE, ONNX_FILE, PIPELINE_FILE, SPEC_FILE, export_json, pipeline_json
 from kd3d.export.operators import check_operators
 from kd3d.export.parity import ParityReport, Stages, compare, compare_maps
-from kd3d.export.parity_match import FP16_TOLERANCE, Tolerance
+from kd3d.export.parity_match import FP16_TOLERANCE, INT8_TOLERANCE, Tolerance
 from kd3d.export.probes import probe_frames
 from kd3d.export.rtx import rtx_gate
 from kd3d.export.spare_rows import padded_feeds
@@ -34,7 +36,9 @@ from kd3d.runtime.pipeline import load_pipeline
 from kd3d.spec import DetectorSpec, VoxelEncoderSpec, to_json
 
 OPSETS = range(18, 21)
-PRECISIONS = ("fp32", "fp16")
+_TOLERANCES = {"fp32": Tolerance(), "fp16": FP16_TOLERANCE, "int8": INT8_TOLERANCE}
+PRECISIONS = tuple(_TOLERANCES)
+HALF_SCALES = 19  # the first operator set whose QuantizeLinear takes float16
 _PADDING_ROWS = 7
 
 
@@ -74,30 +78,36 @@ def export_onnx(
     tolerance: Tolerance | None = None,
     precision: str = "fp32",
     targets: Sequence[str] = (),
+    int8: Int8Settings | None = None,
 ) -> ExportResult:
     """Export a model to the folder ``out``: ``model.onnx``, ``spec.json``, ``pipeline.json``, ``export.json``.
 
     Args:
         model: the detector.
         out: a new folder, or an earlier export, which is replaced.
-        frames: real frames for the parity gate and the ranges of fp16, besides generated ones.
+        frames: real frames for the parity gate and the ranges of fp16, besides generated ones; int8 needs some, and is
+            calibrated and judged on them alone.
         opset: 18 to 20.
         pillars: a fixed number of pillars per frame, for runtimes without dynamic shapes; ``None`` takes any number.
         tolerance: of the parity gate; by default that of the precision.
-        precision: ``fp32`` or ``fp16``; inputs and outputs are fp32 in both.
+        precision: ``fp32``, ``fp16`` or ``int8``; inputs and outputs are fp32 in all.
         targets: TensorRT versions (keys of ``kd3d.export.limits.versions()``) whose objections refuse the graph;
             those of the others are recorded only.
+        int8: how to quantise, with that precision.
 
     Raises:
-        UsageError: ``opset``, ``pillars``, ``precision`` or ``targets`` makes no sense.
+        UsageError: int8 without frames, or ``opset``, ``pillars``, ``precision`` or ``targets`` makes no sense.
         GraphError: gate ``checker``, ``operators`` or ``trt-rtx``; the nodes are listed.
-        GateError: gate ``fp16`` or ``parity``; the worst differences are listed.
+        GateError: gate ``int8``, ``fp16`` or ``parity``; the worst differences are listed.
         OutputError: ``out`` holds something else, or cannot be written.
         BackendError: onnx, onnxscript or onnxruntime is not installed.
     """
     _check_request(model, out, opset, pillars)
-    check_precision(precision, targets)
-    tolerance = tolerance or (Tolerance() if precision == "fp32" else FP16_TOLERANCE)
+    check_precision(precision, targets, allowed=PRECISIONS)
+    if precision == "int8" and not frames:
+        raise UsageError("int8 is calibrated on real frames. Give --frames (kd3d data frames writes them).")
+    int8 = (int8 or Int8Settings()) if precision == "int8" else None
+    tolerance = tolerance or _TOLERANCES[precision]
     weights_sha256 = hashlib.sha256(weights_bytes(model.module)).hexdigest()
     spec = shipped_spec(model.spec, pillars)
     with atomic_folder(Path(out)) as folder:
@@ -106,19 +116,18 @@ def export_onnx(
         write_json(folder / SPEC_FILE, to_json(spec))
         write_json(folder / PIPELINE_FILE, pipeline_json(spec, pillars=pillars))
         shipped = Model(spec, model.module)
-        half: list[Gate] = []
-        if precision == "fp16":
-            reference = TorchPipeline(shipped, padded=True)
-            half = [convert_file(path, reference, [*frames, *probe_frames(spec)], tolerance=tolerance)]
+        lowered = lower(path, shipped, frames, precision=precision, int8=int8, opset=opset, tolerance=tolerance)
         operators = check_graph(path)
         objections = check_targets(path, targets)
-        parity = check_parity(shipped, folder, frames, pillars=pillars, tolerance=tolerance)
+        parity = check_parity(
+            shipped, folder, frames, pillars=pillars, tolerance=tolerance, generated=precision != "int8"
+        )
         gates = (
             Gate("checker"),
             Gate("operators", details={"objections": objections}),
-            *half,
+            *lowered,
             Gate("parity", details={"boxes": parity.boxes, "matched": parity.matched, "ties": parity.ties}),
-            rtx_gate(path, spec),
+            _rtx(path, spec, int8),
         )
         record = export_json(
             model={"name": model.spec.name, "weights_sha256": weights_sha256},
@@ -132,6 +141,39 @@ def export_onnx(
         )
         write_json(folder / EXPORT_FILE, record)
     return ExportResult(Path(out) / ONNX_FILE, precision, parity, gates)
+
+
+def _rtx(path: Path, spec: DetectorSpec, int8: Int8Settings | None) -> Gate:
+    if int8 is not None and int8.cpu:
+        return Gate("trt-rtx", "skipped", reason="this int8 graph is for ONNX Runtime on a CPU")
+    return rtx_gate(path, spec)
+
+
+def lower(
+    path: Path,
+    model: Model,
+    frames: Sequence[Frame],
+    *,
+    precision: str,
+    int8: Int8Settings | None,
+    opset: int,
+    tolerance: Tolerance,
+) -> list[Gate]:
+    """Bring an fp32 file to its precision, in place; what gates ``int8`` and ``fp16`` said.
+
+    Raises:
+        GateError: one of them refuses.
+    """
+    if precision == "fp32":
+        return []
+    reference, every = TorchPipeline(model, padded=True), [*frames, *probe_frames(model.spec)]
+    if int8 is None:
+        return [convert_file(path, reference, every, tolerance=tolerance)]
+    int8 = replace(int8, half=not int8.cpu and opset >= HALF_SCALES)
+    gates = [quantise_file(path, reference, frames, tolerance=tolerance, settings=int8)]
+    if int8.half:
+        gates.append(convert_file(path, reference, every, tolerance=tolerance, judged=frames))
+    return gates
 
 
 def check_targets(path: Path, targets: Sequence[str]) -> dict[str, list[str]]:
@@ -175,9 +217,17 @@ def check_graph(path: Path) -> dict[str, int]:
 
 
 def check_parity(
-    model: Model, folder: Path, frames: Sequence[Frame], *, pillars: int | None, tolerance: Tolerance
+    model: Model,
+    folder: Path,
+    frames: Sequence[Frame],
+    *,
+    pillars: int | None,
+    tolerance: Tolerance,
+    generated: bool = True,
 ) -> ParityReport:
-    """Gate ``parity``: ONNX Runtime on the CPU against torch over ``frames`` and generated frames.
+    """Gate ``parity``: ONNX Runtime on the CPU against torch over ``frames`` and, if wanted, ``generated`` frames.
+
+    Generated frames that are not compared must still run, and give finite maps.
 
     Raises:
         GateError: a box or a map differs; says which is worst.
@@ -185,10 +235,13 @@ def check_parity(
     reference = TorchPipeline(model, padded=True)
     probes = probe_frames(model.spec)
     with load_pipeline(folder) as candidate:
-        report = compare(reference, candidate, [*frames, *probes], tolerance=tolerance)
+        report = compare(reference, candidate, [*frames, *(probes if generated else ())], tolerance=tolerance)
         failures = list(report.failures)
+        for frame in () if generated else probes:
+            maps = candidate.network(candidate.pre(frame))
+            failures += [f"{frame.token}: {name} is not finite" for name in maps if not np.isfinite(maps[name]).all()]
         if pillars is None:
-            failures += _padding_failures(reference, candidate, [*frames, *probes][-2:], tolerance)
+            failures += _padding_failures(candidate, [*frames, *probes][-2:])
     if failures:
         raise GateError(
             f"gate parity: ONNX Runtime and torch differ on {report.frames} frame(s) in {len(failures)} place(s), "
@@ -198,14 +251,14 @@ def check_parity(
     return report
 
 
-def _padding_failures(reference: Stages, candidate: Stages, frames: Sequence[Frame], tolerance: Tolerance) -> list[str]:
+def _padding_failures(candidate: Stages, frames: Sequence[Frame]) -> list[str]:
     """Rows that stand for no pillar repeat the spare cell; the maps must not notice."""
     found = []
     for frame in frames:
-        feeds = reference.pre(frame)
-        padded = padded_feeds(feeds, reference.spec, rows=_PADDING_ROWS)
-        wanted, got = reference.network(feeds), candidate.network(padded)
-        found += compare_maps(wanted, got, reference.spec, tolerance=tolerance, where=f"{frame.token} with padding")
+        feeds = candidate.pre(frame)
+        padded = padded_feeds(feeds, candidate.spec, rows=_PADDING_ROWS)
+        wanted, got = candidate.network(feeds), candidate.network(padded)
+        found += compare_maps(wanted, got, candidate.spec, tolerance=Tolerance(), where=f"{frame.token} with padding")
     return found
 
 
@@ -237,14 +290,14 @@ def check_out(out: Path) -> None:
             )
 
 
-def check_precision(precision: str, targets: Sequence[str]) -> None:
-    """Refuse a precision or a TensorRT version that is not known.
+def check_precision(precision: str, targets: Sequence[str], *, allowed: Sequence[str] = ("fp32", "fp16")) -> None:
+    """Refuse a precision that is not ``allowed``, or a TensorRT version that is not known.
 
     Raises:
         UsageError: names what is known.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}.")
+    if precision not in allowed:
+        raise UsageError(f"precision must be {' or '.join(allowed)}, not {precision!r}.")
     unknown = [target for target in targets if target not in versions()]
     if unknown:
         raise UsageError(f"no limits are known of TensorRT {unknown[0]!r}; known are {', '.join(versions())}.")

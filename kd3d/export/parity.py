@@ -90,13 +90,16 @@ class _Tally:
     ties: int = 0
     worst: dict[str, float] = field(default_factory=lambda: {"map": 0.0})
     failures: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)  # boxes without a partner
 
     def raise_worst(self, found: Mapping[str, float]) -> None:
         for name, value in found.items():
             self.worst[name] = max(self.worst.get(name, 0.0), value)
 
-    def report(self) -> ParityReport:
-        return ParityReport(self.frames, self.boxes, self.matched, self.ties, self.worst, tuple(self.failures))
+    def report(self, share: float) -> ParityReport:
+        enough = self.matched + self.ties >= share * self.boxes
+        failures = tuple(self.failures + ([] if enough else self.lost))
+        return ParityReport(self.frames, self.boxes, self.matched, self.ties, self.worst, failures)
 
 
 def compare(
@@ -130,7 +133,7 @@ def compare(
         if ties + _one_way(*reversed(sides), tolerance=tolerance, where=frame.token, tally=tally):
             crossed = candidate.nms(candidate.decode(wanted))
             _require_same(ours, crossed, tolerance, frame.token, tally)
-    return tally.report()
+    return tally.report(tolerance.share)
 
 
 def compare_maps(
@@ -170,7 +173,7 @@ def _one_way(mine: _Side, other: _Side, *, tolerance: Tolerance, where: str, tal
             ties += 1
         else:
             box = _describe(mine.boxes, index, mine.spec)
-            tally.failures.append(f"{where}: {mine.name} has {box} without a partner; {result.nearest(index)}")
+            tally.lost.append(f"{where}: {mine.name} has {box} without a partner; {result.nearest(index)}")
     tally.ties += ties
     return ties
 

@@ -27,10 +27,10 @@ from kd3d.optional import require
 LIMIT = 32_000.0  # half of float16's largest value, 65,504: another frame may hold twice what was seen
 LOW = frozenset(
     """
-    Abs Add AveragePool Clip Concat ConstantOfShape Conv ConvTranspose Equal Expand Flatten Gather GatherElements
-    GatherND Gemm GlobalAveragePool Greater GreaterOrEqual HardSigmoid Identity LeakyRelu Less LessOrEqual MatMul Max
-    MaxPool Min Mul Neg Pad ReduceMax ReduceMin Relu Reshape Resize ScatterElements ScatterND Sigmoid Slice Split
-    Squeeze Sub Tanh Tile Transpose Unsqueeze Where
+    Abs Add AveragePool Clip Concat ConstantOfShape Conv ConvTranspose DequantizeLinear Equal Expand Flatten Gather
+    GatherElements GatherND Gemm GlobalAveragePool Greater GreaterOrEqual HardSigmoid Identity LeakyRelu Less
+    LessOrEqual MatMul Max MaxPool Min Mul Neg Pad QuantizeLinear ReduceMax ReduceMin Relu Reshape Resize
+    ScatterElements ScatterND Sigmoid Slice Split Squeeze Sub Tanh Tile Transpose Unsqueeze Where
     """.split()  # noqa: SIM905 - as in operators.py
 )
 WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))

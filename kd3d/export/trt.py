@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kd3d import __version__
-from kd3d.errors import BackendError, DataError, OutputError
-from kd3d.export.manifest import EXPORT_FILE, ONNX_FILE, PIPELINE_FILE, SPEC_FILE, pipeline_json
+from kd3d.errors import BackendError, DataError, GraphError, OutputError
+from kd3d.export.manifest import EXPORT_FILE, INT8_KEY, ONNX_FILE, PIPELINE_FILE, SPEC_FILE, pipeline_json
 from kd3d.export.onnx_file import metadata
 from kd3d.export.trt_build import BuildSettings, Built, build
 from kd3d.export.trt_gate import engine_gate
@@ -42,6 +42,8 @@ class Source:
         precision: of the graph.
         pillars: the fixed pillar count, or ``None``.
         parity: what the export's own gate found; empty for a lone file.
+        sha256: of the file.
+        int8: of an int8 graph, the share of its layers with weights that compute in 8 bits.
     """
 
     onnx: Path
@@ -49,6 +51,8 @@ class Source:
     precision: str
     pillars: int | None
     parity: dict[str, Any]
+    sha256: str
+    int8: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ def read_source(path: Path) -> Source:
 
     Raises:
         DataError: it is neither, or damaged.
+        GraphError: it is an int8 graph for a CPU.
         SpecError: the specification is not valid.
     """
     path = Path(path)
@@ -81,9 +86,34 @@ def read_source(path: Path) -> Source:
     except ValueError as error:
         raise DataError(f"{onnx}: its specification is not JSON ({error}). Export it again.") from error
     record = read_json(onnx.parent / EXPORT_FILE) if (onnx.parent / EXPORT_FILE).is_file() else {}
-    if record and record.get("sha256") != _sha256(onnx.read_bytes()):
+    sha256 = _sha256(onnx.read_bytes())
+    if record and record.get("sha256") != sha256:
         raise DataError(f"{onnx}: is not the file that {EXPORT_FILE} beside it describes. Copy the whole folder again.")
-    return Source(onnx, spec, told.get("kd3d.precision", "fp32"), record.get("pillars"), record.get("parity", {}))
+    return Source(
+        onnx,
+        spec,
+        told.get("kd3d.precision", "fp32"),
+        record.get("pillars"),
+        record.get("parity", {}),
+        sha256,
+        _int8_share(onnx, told.get(INT8_KEY)),
+    )
+
+
+def _int8_share(onnx: Path, told: str | None) -> float:
+    if told is None:
+        return 0.0
+    try:
+        about = json.loads(told)
+        device, share = about["device"], about["layers"] / about["weighted"]
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise DataError(f"{onnx}: what it says of its int8 layers cannot be read ({error!r}). Export it again.") from error
+    if device != "tensorrt":
+        raise GraphError(
+            f"{onnx}: this int8 graph is for ONNX Runtime on a CPU: TensorRT has no unsigned 8-bit activations. "
+            "Export it with: kd3d export onnx --precision int8 --int8-for tensorrt"
+        )
+    return float(share)
 
 
 def export_trt(
@@ -128,7 +158,7 @@ def export_trt(
     built = build(trt, source.onnx, settings, cache=cache)
     if cache_file is not None and built.cache:
         write_bytes(cache_file, built.cache)
-    read_back = _read_back(trt, built, settings)
+    read_back = _read_back(trt, built, settings, int8=source.int8)
     record = _record(source, built, settings, version=str(trt.__version__), device=device, runtime=runtime)
     record["read_back"] = read_back[0]
     with atomic_folder(out) as folder:
@@ -145,11 +175,13 @@ def export_trt(
     return EngineResult(out / ENGINE_FILE, settings.precision, record)
 
 
-def _read_back(trt: Any, built: Built, settings: BuildSettings) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _read_back(
+    trt: Any, built: Built, settings: BuildSettings, *, int8: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if settings.capabilities:  # built for other devices, by strong typing only: this machine cannot load it
         return {"skipped": "built ahead of time; strong typing leaves no choice of precision"}, []
     found = layers(trt, built.engine, make_logger(trt))
-    return dict(check_precision(found, settings.precision)), found
+    return dict(check_precision(found, settings.precision, int8=int8)), found
 
 
 def _record(
@@ -171,13 +203,13 @@ def _record(
             "pillars": list(settings.pillars),
             "capabilities": list(settings.capabilities),
         },
-        "onnx": {"file": source.onnx.name, "sha256": _sha256(source.onnx.read_bytes()), "precision": source.precision},
+        "onnx": {"file": source.onnx.name, "sha256": source.sha256, "precision": source.precision},
         "engine": {"file": ENGINE_FILE, "bytes": len(built.engine), "sha256": _sha256(built.engine)},
         "parity": source.parity,
         "detector": {
             "name": spec.name,
             "classes": list(spec.head.classes),
-            "range_m": [spec.grid.x_min_m, spec.grid.y_min_m, spec.grid.z_min_m, spec.grid.x_max_m, spec.grid.y_max_m],
+            "range_m": [getattr(spec.grid, f"{axis}_{end}_m") for end in ("min", "max") for axis in "xyz"],
             "cell_m": spec.grid.cell_m,
             "decode": asdict(spec.decode),
             "outputs": onnx_names(spec),

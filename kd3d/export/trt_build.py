@@ -23,7 +23,7 @@ class BuildSettings:
     """What to build.
 
     Args:
-        precision: ``fp32`` or ``fp16``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
         graph: precision of the ONNX graph itself.
         typing: ``strong`` takes precision from the graph, ``flags`` from builder flags, ``auto`` tries them in order.
         pillars: smallest, typical and largest pillar count of the profile, where the graph leaves it free.
@@ -94,9 +94,10 @@ def typings(trt: Any, settings: BuildSettings) -> list[str]:
             f"TensorRT takes the precision from the graph here, and the graph is {settings.graph}, not "
             f"{settings.precision}. Export it with: kd3d export onnx --precision {settings.precision}"
         )
-    if settings.precision == "fp32" and not same:
+    if not same and (settings.precision == "fp32" or "int8" in (settings.precision, settings.graph)):
         raise PrecisionError(
-            "an fp16 graph cannot become an fp32 engine. Export it with: kd3d export onnx --precision fp32"
+            f"an {settings.graph} graph cannot become an {settings.precision} engine. "
+            f"Export it with: kd3d export onnx --precision {settings.precision}"
         )
     wanted = ["strong"] if strong and same and settings.typing != "flags" else []
     return wanted + (["flags"] if flags and settings.typing != "strong" else [])
@@ -182,8 +183,10 @@ def _network_flags(trt: Any, typing: str) -> int:
 def _configure(trt: Any, config: Any, settings: BuildSettings, *, typing: str) -> None:
     if settings.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
-    if typing == "flags" and settings.precision == "fp16":
+    if typing == "flags" and settings.precision in ("fp16", "int8"):
         config.set_flag(trt.BuilderFlag.FP16)
+    if typing == "flags" and settings.precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)  # the scales are in the graph: no calibrator
     if not settings.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED

@@ -10,7 +10,7 @@ from typing import Any
 from kd3d.errors import BackendError, DeviceMemoryError, EngineError, GateError
 from kd3d.export.gates import Gate
 from kd3d.export.parity import ParityReport, compare
-from kd3d.export.parity_match import FP16_TOLERANCE, Tolerance
+from kd3d.export.parity_match import FP16_TOLERANCE, INT8_TOLERANCE, Tolerance
 from kd3d.export.probes import probe_frames
 from kd3d.export.trt_build import BuildSettings
 from kd3d.runtime.device.protocol import DeviceBackend
@@ -67,5 +67,6 @@ def _compare(
         most = next(info for info in runner.inputs if info.name == "features").high[0] or 1
         fitting = replace(spec, encoder=spec.encoder.capped(most))
         held = [*probe_frames(fitting), *frames]
-        tolerance = Tolerance() if exact else FP16_TOLERANCE
+        lowered = INT8_TOLERANCE if settings.precision == "int8" else FP16_TOLERANCE
+        tolerance = Tolerance() if exact else lowered
         return compare(Pipeline(fitting, reference), engine, held, tolerance=tolerance)

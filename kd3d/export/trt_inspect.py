@@ -73,11 +73,19 @@ def histogram(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     return {"layers": dict(sorted(every.items())), "convolutions": dict(sorted(heavy.items()))}
 
 
-def check_precision(found: Sequence[Mapping[str, Any]], wanted: str) -> dict[str, dict[str, int]]:
+def check_precision(
+    found: Sequence[Mapping[str, Any]], wanted: str, *, int8: float = 0.0
+) -> dict[str, dict[str, int]]:
     """Compare with what was asked for; returns the histogram.
 
     fp16 means that most convolutions read float16 (all layers count where none is called a convolution: Myelin gives
-    fused layers other names); fp32 means that no layer puts out anything narrower.
+    fused layers other names); fp32 means that no layer puts out anything narrower. int8 means that at least half of the
+    convolutions that have 8 bits in the graph read int8 (TensorRT merges some).
+
+    Args:
+        found: the engine's layers.
+        wanted: ``fp32``, ``fp16`` or ``int8``.
+        int8: the share of 8-bit layers in the graph.
 
     Raises:
         PrecisionError: the engine computes in something else.
@@ -89,6 +97,11 @@ def check_precision(found: Sequence[Mapping[str, Any]], wanted: str) -> dict[str
     told = ", ".join(f"{count} in {name}" for name, count in heavy.items()) or "none"
     if wanted == "fp32" and any(counts["layers"].get(name) for name in ("fp16", "int8", "fp8", "bf16")):
         raise PrecisionError(f"the engine was to be fp32, but has layers: {counts['layers']}.")
+    if wanted == "int8" and not (heavy.get("int8", 0) > 0 and 2 * heavy.get("int8", 0) >= int8 * floats):
+        raise PrecisionError(
+            f"the engine was to be int8 in {int8:.0%} of its convolutions, but they are: {told}. "
+            "Build it with the TensorRT that the documentation names for int8."
+        )
     if wanted == "fp16" and not 2 * heavy.get("fp16", 0) > floats:
         raise PrecisionError(
             f"the engine was to be fp16, but its convolutions are: {told}. "

@@ -60,7 +60,7 @@ def _precision(settings: BuildSettings, major: int) -> list[str]:
     strong = settings.typing == "strong" or (
         settings.typing == "auto" and major >= 10 and settings.precision == settings.graph
     )
-    if major >= 11 and settings.precision != settings.graph:
+    if settings.precision != settings.graph and (major >= 11 or "int8" in (settings.precision, settings.graph)):
         raise UsageError(
             f"TensorRT {major} takes the precision from the graph, which is {settings.graph}. "
             f"Export it with: kd3d export onnx --precision {settings.precision}"
@@ -69,7 +69,7 @@ def _precision(settings: BuildSettings, major: int) -> list[str]:
         return tf32
     if major == 10 and strong:
         return ["--stronglyTyped", *tf32]
-    return (["--fp16"] if settings.precision == "fp16" else []) + tf32
+    return {"fp32": [], "fp16": ["--fp16"], "int8": ["--fp16", "--int8"]}[settings.precision] + tf32
 
 
 def _shapes(spec: DetectorSpec, rows: int) -> str:

@@ -70,6 +70,28 @@ def test_teacher_and_student_stand_beside_each_other(table, record, tmp_path):
     assert "Testor 9, 2 cores; 2026-01-02; commit 0123456789-dirty; `x.py`" in text
 
 
+def test_8_bits_stand_beside_fp32_with_the_bars_that_were_missed(table, record, tmp_path):
+    fp32 = {"mAP": 0.5, "NDS": 0.6, "size_mb": 9.0, "int8": None, "network_ms_p50": 100.0, "latency_ms": {"p50": 120.0}}
+    eight = {**fp32, "NDS": 0.59, "int8": {"layers": 18, "weighted": 28}, "network_ms_p50": 50.0}
+    unmeasured = {key: value for key, value in eight.items() if not key.endswith(("p50", "ms"))}
+    found = {
+        "fp32": fp32,
+        "int8_cpu": eight,
+        "int8_tensorrt": unmeasured,
+        "validation_frames": 400,
+        "calibration": {"method": "mse", "frames": 16},
+        "speed": {"network": 2.0, "end_to_end": 1.4},
+        "bars": {"int8_cpu_nds_within_0.5": False, "cpu_speed_1.5_network": True},
+        "environment": ENVIRONMENT,
+    }
+    record("int8", found)
+    text = table.rendered(README, tmp_path)
+    assert "| int8, cpu | 18 of 28 | 50.00 | 59.00 | 9.0 | 50.0 | 120.0 |" in text
+    assert "| int8, tensorrt | 18 of 28 | 50.00 | 59.00 | 9.0 | - | - |" in text
+    assert "is 2.00 times as fast, end to end 1.40 times" in text
+    assert "Bars missed: int8 cpu nds within 0.5." in text
+
+
 def three_seeds(differences, *, beats):
     runs = [
         {"arm": arm, "seed": seed, "steps": 8, "scores": [{"mAP": 0.1, "NDS": 0.1}, {"mAP": value, "NDS": 0.3}]}

@@ -164,7 +164,7 @@ def test_an_fp16_export_of_the_shipped_teacher_keeps_its_boxes(tmp_path):
 
 
 def test_an_unknown_precision_or_tensorrt_is_refused(model, tmp_path):
-    with pytest.raises(UsageError, match="precision must be fp32 or fp16, not 'int4'"):
+    with pytest.raises(UsageError, match="precision must be fp32 or fp16 or int8, not 'int4'"):
         export_onnx(model, tmp_path / "out", precision="int4")
     with pytest.raises(UsageError, match=r"no limits are known of TensorRT '7'; known are 8.6, 10.3"):
         export_onnx(model, tmp_path / "out", targets=["7"])

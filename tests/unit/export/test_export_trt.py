@@ -23,11 +23,11 @@ from kd3d.spec import to_json
 TINY = preset("world-centerpoint-pillar-tiny")
 
 
-def write_onnx(path: Path, precision="fp16") -> Path:
+def write_onnx(path: Path, precision="fp16", **more) -> Path:
     x = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["pillars", 20, 11])
     graph = helper.make_graph([helper.make_node("Relu", ["features"], ["y"])], "g", [x], [])
     model = helper.make_model(graph)
-    helper.set_model_props(model, {"kd3d.spec": json.dumps(to_json(TINY)), "kd3d.precision": precision})
+    helper.set_model_props(model, {"kd3d.spec": json.dumps(to_json(TINY)), "kd3d.precision": precision, **more})
     path.write_bytes(model.SerializeToString())
     return path
 
@@ -119,7 +119,7 @@ def fake(version, *, layer="FP16", parses=True, strong_builds=True, loads=True, 
         def get_error(self, index):
             return SimpleNamespace(desc=lambda: "Unsupported operator Foo")
 
-    kind = {"Datatype": {"FP16": "Half", "FP32": "Float"}[layer]} if new_json else {"Format/Datatype": f"Row {layer}"}
+    kind = {"Datatype": {"FP16": "Half", "FP32": "Float", "INT8": "Int8"}[layer]} if new_json else {"Format/Datatype": f"Row {layer}"}
     text = json.dumps({"Layers": [{"Name": "c", "LayerType": "Convolution", "Inputs": [kind], "Outputs": [kind]}]})
     inspector = SimpleNamespace(get_engine_information=lambda form: text)
     engine = SimpleNamespace(create_engine_inspector=lambda: inspector) if loads else None
@@ -264,6 +264,7 @@ def test_an_engine_comes_with_everything_that_explains_it(onnx, tmp_path, use):
     assert record["read_back"] == {"layers": {"fp16": 1}, "convolutions": {"fp16": 1}}
     assert record["device"] == {"name": "NVIDIA A100", "driver": "580.65"}
     assert record["detector"]["classes"] == list(TINY.head.classes)
+    assert record["detector"]["range_m"] == [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]
     assert record["detector"]["decode"]["top_k"] == TINY.decode.top_k
     assert len(record["onnx"]["sha256"]) == len(record["engine"]["sha256"]) == 64
     cache = tmp_path / "cache/tensorrt-11.4.0-NVIDIA-A100-580.65.cache"
@@ -283,6 +284,38 @@ def test_an_engine_that_came_out_fp32_is_refused_with_code_6_and_not_written(onn
     use(fake("10.3.0", loads=False)[0])
     with pytest.raises(PrecisionError, match="cannot be loaded again here, so its precision cannot be read back"):
         export_trt(read_source(onnx), tmp_path / "out", BuildSettings())
+
+
+def test_an_int8_graph_gets_flags_where_there_are_flags_and_is_read_back(tmp_path, use):
+    about = json.dumps({"device": "tensorrt", "layers": 18, "weighted": 28})
+    onnx = write_onnx(tmp_path / "int8.onnx", "int8", **{"kd3d.int8": about})
+    source = read_source(onnx)
+    assert (source.precision, source.int8) == ("int8", 18 / 28)
+    settings = BuildSettings("int8", "int8")
+    for version, typing, flagged in (("8.6.1", "flags", True), ("10.3.0", "strong", False), ("11.4.0", "strong", False)):
+        module, log = fake(version, layer="INT8")
+        use(module)
+        made = export_trt(source, tmp_path / "out", settings)
+        assert (made.record["typing"], made.record["precision"]) == (typing, "int8")
+        assert made.record["read_back"]["convolutions"] == {"int8": 1}
+        names = {name: getattr(module.BuilderFlag, name, -1) for name in ("FP16", "INT8")}
+        assert set(names.values()) <= set(log["flags"]) if flagged else not log["flags"]
+    use(fake("10.3.0", layer="FP16")[0])
+    with pytest.raises(PrecisionError, match="was to be int8 in 64% of its convolutions, but they are: 1 in fp16"):
+        export_trt(source, tmp_path / "wrong", settings)
+    for precision, graph in (("fp16", "int8"), ("int8", "fp16")):
+        with pytest.raises(PrecisionError, match=f"an {graph} graph cannot become an {precision} engine"):
+            build(fake("10.3.0")[0], onnx, BuildSettings(precision, graph))
+
+
+def test_an_int8_graph_for_a_cpu_or_with_damaged_notes_is_refused(tmp_path):
+    about = json.dumps({"device": "cpu", "layers": 18, "weighted": 28})
+    with pytest.raises(GraphError, match="TensorRT has no unsigned 8-bit activations. Export it with") as caught:
+        read_source(write_onnx(tmp_path / "cpu.onnx", "int8", **{"kd3d.int8": about}))
+    assert caught.value.exit_code == 8
+    for text in ("{", "[]", '{"device": "tensorrt", "layers": 1, "weighted": 0}'):
+        with pytest.raises(DataError, match="what it says of its int8 layers cannot be read"):
+            read_source(write_onnx(tmp_path / "bad.onnx", "int8", **{"kd3d.int8": text}))
 
 
 def test_without_tensorrt_or_a_gpu_the_code_is_5(onnx, tmp_path, monkeypatch):
@@ -368,6 +401,10 @@ def test_trtexec_has_the_flags_of_its_version():
     assert "--fp16" not in command("10.3")
     assert "--fp16" in command("10.3", graph="fp32")
     assert not {"--fp16", "--stronglyTyped"} & set(command("11.4"))
+    assert {"--fp16", "--int8"} <= set(command("8.6", precision="int8", graph="int8"))
+    assert "--int8" not in command("10.3", precision="int8", graph="int8")
+    with pytest.raises(UsageError, match="TensorRT 8 takes the precision from the graph, which is fp16"):
+        command("8.6", precision="int8")
     with pytest.raises(UsageError, match="TensorRT 11 takes the precision from the graph, which is fp32"):
         command("11.4", graph="fp32")
     with pytest.raises(UsageError, match=r"a TensorRT version looks like 8.6 or 10.3, not 'new'"):
