@@ -104,9 +104,7 @@ def export_onnx(
     """
     _check_request(model, out, opset, pillars)
     check_precision(precision, targets, allowed=PRECISIONS)
-    if precision == "int8" and not frames:
-        raise UsageError("int8 is calibrated on real frames. Give --frames (kd3d data frames writes them).")
-    int8 = (int8 or Int8Settings()) if precision == "int8" else None
+    int8 = _int8(precision, int8, frames)
     tolerance = tolerance or _TOLERANCES[precision]
     weights_sha256 = hashlib.sha256(weights_bytes(model.module)).hexdigest()
     spec = shipped_spec(model.spec, pillars)
@@ -141,6 +139,14 @@ def export_onnx(
         )
         write_json(folder / EXPORT_FILE, record)
     return ExportResult(Path(out) / ONNX_FILE, precision, parity, gates)
+
+
+def _int8(precision: str, settings: Int8Settings | None, frames: Sequence[Frame]) -> Int8Settings | None:
+    if precision != "int8":
+        return None
+    if not frames:
+        raise UsageError("int8 is calibrated on real frames. Give --frames (kd3d data frames writes them).")
+    return settings or Int8Settings()
 
 
 def _rtx(path: Path, spec: DetectorSpec, int8: Int8Settings | None) -> Gate:
