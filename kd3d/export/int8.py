@@ -105,7 +105,9 @@ def quantise_file(
     model = with_initializers(onnx.load(path))
     every = make_int8_plan(model, cpu=settings.cpu)
     if not every.layers:
-        raise GateError("gate int8: no layer of this graph can compute in 8 bits. Export with --precision fp16.", gate="int8")
+        raise GateError(
+            "gate int8: no layer of this graph can compute in 8 bits. Export with --precision fp16.", gate="int8"
+        )
     bench = _Bench(model, reference, frames, settings)
     errors = layer_errors(every, bench.feeds, bench.runs, spec=reference.spec, tolerance=tolerance)
     plan, report, good = fewest_left_out(every, errors, lambda some: bench.judge(some, tolerance))

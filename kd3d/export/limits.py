@@ -68,7 +68,7 @@ def _objection(
 
 
 def _quantisation(node: Any, version: str, kinds: Mapping[str, int]) -> str | None:
-    """No TensorRT takes unsigned or 32-bit integers for quantised values; 8.6 reads scales as float32 whatever they are."""
+    """No TensorRT takes unsigned or 32-bit integers for quantised values; 8.6 reads every scale as float32."""
     if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
         return None
     proto: Any = require("onnx", extra="onnx").TensorProto

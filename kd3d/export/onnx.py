@@ -1,9 +1,9 @@
 """ONNX export: the hand-over to the vehicle, written only after every gate.
 
-Gates, in order: ``checker`` (the file is valid ONNX), ``operators`` (TensorRT can build it), in int8 ``int8`` (8 bits keep
-the boxes), in fp16 and where the rest of int8 is fp16 ``fp16`` (nothing overflows, and rounding alone keeps the boxes),
-``parity`` (ONNX Runtime gives torch's boxes), ``trt-rtx`` (TensorRT-RTX parses and builds it, where installed). A refused
-export leaves nothing behind.
+Gates, in order: ``checker`` (the file is valid ONNX), ``operators`` (TensorRT can build it), in int8 ``int8`` (8 bits
+keep the boxes), in fp16 and where the rest of int8 is fp16 ``fp16`` (nothing overflows, and rounding alone keeps the
+boxes), ``parity`` (ONNX Runtime gives torch's boxes), ``trt-rtx`` (TensorRT-RTX parses and builds it, where installed). A
+refused export leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kd3d.detectors.checkpoint import Model, weights_bytes
 from kd3d.detectors.torch_pipeline import TorchPipeline

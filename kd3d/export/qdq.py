@@ -1,8 +1,8 @@
 """QuantizeLinear and DequantizeLinear written into a graph: INT8 for every TensorRT, or for ONNX Runtime on a CPU.
 
 Per activation one pair, which all its readers share; per weight an int8 initializer and one DequantizeLinear. All zero
-points are 0 and given (TensorRT 8 asks for them). Scales are exact in float16, so that the graph means the same whatever
-the rest computes in. TensorRT refuses unsigned activations and int32 biases. ONNX Runtime's CPU provider needs both: a
+points are 0 and given (TensorRT 8 asks for them). Scales are exact in float16, so that the graph means the same
+whatever the rest computes in. TensorRT refuses unsigned activations and int32 biases. ONNX Runtime's CPU provider needs both: a
 ReLU fuses into an integer convolution only where the smallest integer stands for zero.
 
 Where scales become float16, biases are added by a node of their own, which TensorRT fuses: ONNX Runtime (seen in 1.31)
@@ -37,7 +37,7 @@ class Activation:
 
 
 def activation_levels(model: Any, plan: Int8Plan, *, cpu: bool) -> dict[str, int]:
-    """Steps from zero to the threshold of each tensor that ``plan`` quantises; a group that shares a scale shares them."""
+    """Steps from zero to the threshold of each tensor that ``plan`` quantises; who shares a scale shares them."""
     positive = never_negative(model) if cpu else set()
     groups = activations(model, plan, cpu=cpu)
     return {name: UNSIGNED if positive.issuperset(group) else SIGNED for group in groups for name in group}

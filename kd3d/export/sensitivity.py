@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from kd3d.export.int8_plan import Int8Plan
 from kd3d.export.parity_match import Tolerance
 from kd3d.export.ranges import Arrays
+from kd3d.runtime.anchors import dense_anchor_boxes
 from kd3d.runtime.heads import TaskMaps, heads_from_arrays
 from kd3d.spec import DetectorSpec
+from kd3d.spec.anchor import AnchorHeadSpec
 
 FRAMES = 3  # of the calibration frames, for each layer
 _SUREST = 200
@@ -60,15 +62,31 @@ def box_gaps(wanted: Arrays, got: Arrays, spec: DetectorSpec, tolerance: Toleran
         tolerance: one unit.
 
     Returns:
-        ``[tasks * 200]`` (less on small maps): the largest of the differences in centre, size, heading, score and
-        velocity of each box.
+        ``[tasks * 200]`` (less on small maps; of an anchor head, classes instead of tasks): the largest of the
+        differences in centre, size, heading, score and velocity of each box.
     """
     found = []
+    if isinstance(spec.head, AnchorHeadSpec):
+        first, second = (heads_from_arrays(maps, spec)[0] for maps in (wanted, got))
+        for label in range(len(spec.head.classes)):
+            array, scores = dense_anchor_boxes(first, label, spec)
+            surest = np.argsort(-scores, kind="stable")[:_SUREST]
+            other, others = dense_anchor_boxes(second, label, spec)
+            found.append(_gaps(_parts(array, scores, surest), _parts(other, others, surest), tolerance))
+        return np.concatenate(found)
     for one, two in zip(heads_from_arrays(wanted, spec), heads_from_arrays(got, spec), strict=True):
         scores = np.asarray(one.hm, np.float64).reshape(-1)
         surest = np.argsort(-scores, kind="stable")[:_SUREST]
         found.append(_gaps(_boxes(one, surest, spec), _boxes(two, surest, spec), tolerance))
     return np.concatenate(found)
+
+
+def _parts(
+    array: NDArray[np.float64], scores: NDArray[np.float64], places: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """Values of the boxes at ``places`` of an anchor head, which has no velocity."""
+    box = np.asarray(array, np.float64)[places].T
+    return {"center_m": box[:3], "size_m": box[3:6], "yaw_rad": box[6:7], "score": np.asarray(scores)[places][None]}
 
 
 def _boxes(maps: TaskMaps, places: NDArray[np.int64], spec: DetectorSpec) -> dict[str, NDArray[np.float64]]:

@@ -107,7 +107,9 @@ def _int8_share(onnx: Path, told: str | None) -> float:
         about = json.loads(told)
         device, share = about["device"], about["layers"] / about["weighted"]
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise DataError(f"{onnx}: what it says of its int8 layers cannot be read ({error!r}). Export it again.") from error
+        raise DataError(
+            f"{onnx}: what it says of its int8 layers cannot be read ({error!r}). Export it again."
+        ) from error
     if device != "tensorrt":
         raise GraphError(
             f"{onnx}: this int8 graph is for ONNX Runtime on a CPU: TensorRT has no unsigned 8-bit activations. "

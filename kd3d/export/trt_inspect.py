@@ -73,9 +73,7 @@ def histogram(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     return {"layers": dict(sorted(every.items())), "convolutions": dict(sorted(heavy.items()))}
 
 
-def check_precision(
-    found: Sequence[Mapping[str, Any]], wanted: str, *, int8: float = 0.0
-) -> dict[str, dict[str, int]]:
+def check_precision(found: Sequence[Mapping[str, Any]], wanted: str, *, int8: float = 0.0) -> dict[str, dict[str, int]]:
     """Compare with what was asked for; returns the histogram.
 
     fp16 means that most convolutions read float16 (all layers count where none is called a convolution: Myelin gives

@@ -165,11 +165,11 @@ def test_rtx_without_a_gpu_or_a_capability_says_what_to_give(graphs, monkeypatch
 
 def test_int8_without_frames_and_an_unreachable_tolerance_are_refused(traced, tmp_path):
     model = traced("tiny")
-    with pytest.raises(UsageError, match="int8 is calibrated on real frames. Give --frames"):
+    with pytest.raises(UsageError, match=r"int8 is calibrated on real frames. Give --frames"):
         export_onnx(model, tmp_path / "out", precision="int8")
     frames = probe_frames(model.spec, seed=5)[2:3]
     strict = replace(INT8_TOLERANCE, score=1e-9, share=1.0, center_m=1e-9)
-    with pytest.raises(GateError, match="gate int8: 8 bits move boxes on 1 frame.* whatever is left out") as caught:
+    with pytest.raises(GateError, match=r"gate int8: 8 bits move boxes on 1 frame.* whatever is left out") as caught:
         export_onnx(model, tmp_path / "out", frames=frames, precision="int8", tolerance=strict)
     assert (caught.value.exit_code, caught.value.gate) == (4, "int8")
     assert not (tmp_path / "out").exists()

@@ -128,7 +128,9 @@ def test_a_cpu_gets_unsigned_values_after_relu_int32_biases_and_one_scale_throug
     bias = made[one.input[2]]
     assert values[bias.input[0]].dtype == np.int32
     step, scales = values["canvas.scale"], values["w0.scale"]
-    np.testing.assert_allclose(values[bias.input[0]] * scales * step, constants(fp32)["b1"], atol=float((scales * step).max()))
+    np.testing.assert_allclose(
+        values[bias.input[0]] * scales * step, constants(fp32)["b1"], atol=float((scales * step).max())
+    )
     objections = lint(graph, "11.4")
     assert objections
     assert all("quantised values must be int8" in line for line in objections)
@@ -264,6 +266,20 @@ def test_the_error_of_a_layer_is_in_tolerances_of_its_worst_part():
     shifted = box_gaps(head_maps(), head_maps(center_z=0.5), TINY, INT8_TOLERANCE)
     np.testing.assert_allclose(shifted, 0.5 / INT8_TOLERANCE.center_m, rtol=1e-5)
     assert box_gaps(head_maps(), head_maps(vel=np.nan), TINY, INT8_TOLERANCE).max() == 1000  # as far as can be
+
+
+def test_the_error_of_an_anchor_head_is_measured_class_by_class():
+    spec = preset("kitti-pointpillars")
+    grid, rng = spec.output_grid, np.random.default_rng(0)
+    maps = {
+        f"anchor_{name}": rng.normal(0, 0.3, (1, channels, grid.ny, grid.nx)).astype(np.float32)
+        for name, channels in spec.head.maps
+    }
+    same = box_gaps(maps, maps, spec, INT8_TOLERANCE)
+    assert same.shape == (200 * len(spec.head.classes),)
+    assert same.max() == 0
+    surer = {**maps, "anchor_cls": maps["anchor_cls"] + 1}
+    assert 1 < box_gaps(maps, surer, spec, INT8_TOLERANCE).mean() < 3  # a logit near 1 is worth about 0.15 of score
 
 
 def test_as_few_sensitive_layers_as_needed_are_left_out_worst_first():

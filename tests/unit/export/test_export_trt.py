@@ -119,7 +119,11 @@ def fake(version, *, layer="FP16", parses=True, strong_builds=True, loads=True, 
         def get_error(self, index):
             return SimpleNamespace(desc=lambda: "Unsupported operator Foo")
 
-    kind = {"Datatype": {"FP16": "Half", "FP32": "Float", "INT8": "Int8"}[layer]} if new_json else {"Format/Datatype": f"Row {layer}"}
+    kind = (
+        {"Datatype": {"FP16": "Half", "FP32": "Float", "INT8": "Int8"}[layer]}
+        if new_json
+        else {"Format/Datatype": f"Row {layer}"}
+    )
     text = json.dumps({"Layers": [{"Name": "c", "LayerType": "Convolution", "Inputs": [kind], "Outputs": [kind]}]})
     inspector = SimpleNamespace(get_engine_information=lambda form: text)
     engine = SimpleNamespace(create_engine_inspector=lambda: inspector) if loads else None
@@ -220,7 +224,9 @@ def test_a_topk_beyond_the_limit_ends_with_code_8_and_tensorrts_words(onnx, monk
         self.logger.log(1, "ITopKLayer::setK: K exceeds the maximum value allowed (3840).")
 
     monkeypatch.setattr(module.Builder, "build_serialized_network", refuse)
-    with pytest.raises(GraphError, match=r"cannot build model.onnx: ITopKLayer.*maximum value allowed \(3840\)") as caught:
+    with pytest.raises(
+        GraphError, match=r"cannot build model.onnx: ITopKLayer.*maximum value allowed \(3840\)"
+    ) as caught:
         build(module, onnx, BuildSettings())
     assert caught.value.exit_code == 8
 
@@ -292,7 +298,11 @@ def test_an_int8_graph_gets_flags_where_there_are_flags_and_is_read_back(tmp_pat
     source = read_source(onnx)
     assert (source.precision, source.int8) == ("int8", 18 / 28)
     settings = BuildSettings("int8", "int8")
-    for version, typing, flagged in (("8.6.1", "flags", True), ("10.3.0", "strong", False), ("11.4.0", "strong", False)):
+    for version, typing, flagged in (
+        ("8.6.1", "flags", True),
+        ("10.3.0", "strong", False),
+        ("11.4.0", "strong", False),
+    ):
         module, log = fake(version, layer="INT8")
         use(module)
         made = export_trt(source, tmp_path / "out", settings)
@@ -310,7 +320,7 @@ def test_an_int8_graph_gets_flags_where_there_are_flags_and_is_read_back(tmp_pat
 
 def test_an_int8_graph_for_a_cpu_or_with_damaged_notes_is_refused(tmp_path):
     about = json.dumps({"device": "cpu", "layers": 18, "weighted": 28})
-    with pytest.raises(GraphError, match="TensorRT has no unsigned 8-bit activations. Export it with") as caught:
+    with pytest.raises(GraphError, match=r"TensorRT has no unsigned 8-bit activations. Export it with") as caught:
         read_source(write_onnx(tmp_path / "cpu.onnx", "int8", **{"kd3d.int8": about}))
     assert caught.value.exit_code == 8
     for text in ("{", "[]", '{"device": "tensorrt", "layers": 1, "weighted": 0}'):
