@@ -1,7 +1,9 @@
 """Where an 8-bit activation stops: the clipping threshold of a tensor, from a histogram over calibration frames.
 
 Scales are symmetric: 127 or 255 steps up to the threshold, zero exact. Zeros are left out of the histograms: most of a
-bird's eye view is empty, and zero costs nothing at any scale. Methods: ``max`` is the largest magnitude seen; ``percentile``
+bird's eye view is empty, and zero costs nothing at any scale.
+
+Methods: ``max`` is the largest magnitude seen; ``percentile``
 the 99.99th of the magnitudes; ``mse`` has the least squared error of clipping and rounding; ``entropy`` the least
 divergence of the 8-bit distribution from the original (Migacz, 8-bit Inference with TensorRT, GTC 2017).
 """

@@ -2,8 +2,8 @@
 
 Gates, in order: ``checker`` (the file is valid ONNX), ``operators`` (TensorRT can build it), in int8 ``int8`` (8 bits
 keep the boxes), in fp16 and where the rest of int8 is fp16 ``fp16`` (nothing overflows, and rounding alone keeps the
-boxes), ``parity`` (ONNX Runtime gives torch's boxes), ``trt-rtx`` (TensorRT-RTX parses and builds it, where installed). A
-refused export leaves nothing behind.
+boxes), ``parity`` (ONNX Runtime gives torch's boxes), ``trt-rtx`` (TensorRT-RTX parses and builds it, where installed).
+A refused export leaves nothing behind.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 Per activation one pair, which all its readers share; per weight an int8 initializer and one DequantizeLinear. All zero
 points are 0 and given (TensorRT 8 asks for them). Scales are exact in float16, so that the graph means the same
-whatever the rest computes in. TensorRT refuses unsigned activations and int32 biases. ONNX Runtime's CPU provider needs both: a
+whatever the rest computes in.
+
+TensorRT refuses unsigned activations and int32 biases. ONNX Runtime's CPU provider needs both: a
 ReLU fuses into an integer convolution only where the smallest integer stands for zero.
 
 Where scales become float16, biases are added by a node of their own, which TensorRT fuses: ONNX Runtime (seen in 1.31)
