@@ -10,8 +10,8 @@ Rules, in this order:
 Every other convolution and transposed convolution is quantised: its weights per output channel, and the tensor it reads
 with one scale. That is where TensorRT wants them: it takes a ReLU and the next QuantizeLinear into the convolution
 before, and moves a QuantizeLinear through a concatenation to its parts. ONNX Runtime's integer convolution also needs
-the tensor that it gives (after its ReLU) in 8 bits, and its integer concatenation and pooling need their parts and their
-result; these share one scale, so that nothing is rounded twice.
+the tensor that it gives (after its ReLU) in 8 bits, and its integer concatenation and pooling need their parts and
+their result; these share one scale, so that nothing is rounded twice.
 """
 
 from __future__ import annotations
