@@ -80,6 +80,7 @@ def compress(
 ) -> None:
     """Find a student within the budget, give it the teacher's weights, distil into it, and score both."""
     from kd3d.compress.search.budget import Budgets
+    from kd3d.training.teachable import check_teachable
 
     budgets = Budgets.parse(
         flops=budget_flops,
@@ -100,6 +101,7 @@ def compress(
         workers=search_workers,
     )
     model = load_model(teacher)
+    check_teachable(model.spec)
     training = training_settings(
         steps=steps,
         epochs=epochs,

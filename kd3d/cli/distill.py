@@ -50,8 +50,10 @@ def distill(
     from kd3d.cli.pipelines import torch_device
     from kd3d.compress.distilling import distill as run_distill
     from kd3d.report.table import comparison, show
+    from kd3d.training.teachable import check_teachable
 
     model, spec = load_model(teacher), read_spec(student)
+    check_teachable(model.spec, spec)
     training = training_settings(
         steps=steps,
         epochs=epochs,

@@ -65,8 +65,10 @@ def search(
     taught shortly, the best of them longer, and the score is their mAP on held-out training frames.
     """
     from kd3d.compress.search.budget import Budgets
+    from kd3d.training.teachable import check_teachable
 
     model = load_model(teacher, presets=strategy is None)
+    check_teachable(model.spec)
     space = searching.space(widths, depths, cells)
     if write_blocks is not None:
         stats = None if data is None else _stats(model, data)

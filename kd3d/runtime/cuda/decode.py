@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,9 @@ TASK = np.dtype(
 class DeviceDecoder:
     """Boxes of head maps that lie on the device.
 
+    A rule without a top-K (det3d's) counts as one of every cell. Where that is more than the kernels sort, the best
+    ``MAX_TOP_K`` are kept, if suppression reads no more; a frame whose boxes that could change is refused.
+
     Args:
         gpu: where.
         spec: of a detector with a centre head.
@@ -43,9 +47,10 @@ class DeviceDecoder:
     """
 
     def __init__(self, gpu: Gpu, spec: DetectorSpec, heads: Mapping[str, int]) -> None:
-        rule, grid, tasks = spec.decode, spec.output_grid, len(spec.center_head.tasks)
-        if rule.top_k > MAX_TOP_K:
-            raise DataError(f"decode.top_k is {rule.top_k}; the CUDA kernels sort at most {MAX_TOP_K}. Lower it.")
+        tasks, grid = len(spec.center_head.tasks), spec.output_grid
+        top_k, self._cut = _sortable(spec)
+        spec = replace(spec, decode=replace(spec.decode, top_k=top_k))
+        rule = spec.decode
         self._gpu, self.spec, self._tasks = gpu, spec, tasks
         self._widest = max(map(len, spec.head.tasks)) * grid.ny * grid.nx
         self._words = -(-min(rule.top_k, rule.nms_pre) // 64)
@@ -85,7 +90,8 @@ class DeviceDecoder:
         )  # fmt: skip
 
     def candidates(self) -> Boxes3D:
-        """Boxes before suppression, as ``kd3d.runtime.decode.candidates`` gives; waits for ``decode``.
+        """Boxes before suppression, as ``kd3d.runtime.decode.candidates`` gives, the best ``MAX_TOP_K`` at most; waits
+        for ``decode``.
 
         Raises:
             DataError: a heatmap holds NaN.
@@ -97,9 +103,11 @@ class DeviceDecoder:
         """Boxes after suppression, as ``kd3d.runtime.decode.decode`` gives; waits for ``nms``.
 
         Raises:
-            DataError: a heatmap holds NaN.
+            DataError: a heatmap holds NaN, or more candidates than the kernels sort could be among the boxes.
         """
         self._check()
+        if self._cut:
+            self._check_cut()
         return self._kept_boxes.fetch(self._gpu.fetch(self._kept))
 
     def _check(self) -> None:
@@ -108,6 +116,17 @@ class DeviceDecoder:
             raise DataError(
                 f"the heatmap of task {broken[0]} holds NaN: the network overflowed or its weights are damaged. "
                 f"Check the checkpoint, or the precision of the engine."
+            )
+
+    def _check_cut(self) -> None:
+        """Without a top-K, what was left out must not have come before what suppression read."""
+        rule = self.spec.decode
+        above, found = self._gpu.fetch(self._counts)[: self._tasks], self._gpu.fetch(self._found)
+        lost = np.flatnonzero((above > rule.top_k) & (found < rule.nms_pre))
+        if len(lost):
+            raise DataError(
+                f"task {lost[0]} has {above[lost[0]]} candidates; of the best {rule.top_k} all but {found[lost[0]]} "
+                f"lie outside of the limit, and the kernels sort no more. Lower decode.top_k, or raise the threshold."
             )
 
 
@@ -128,6 +147,18 @@ class _Boxes:
         boxes, scores, labels = (self._gpu.fetch(array) for array in self.arrays)
         used = np.arange(scores.shape[1]) < counts[:, None]
         return Boxes3D(boxes[used], labels[used], scores[used])
+
+
+def _sortable(spec: DetectorSpec) -> tuple[int, bool]:
+    """How many candidates per task are sorted, and whether that leaves out some that the rule would keep."""
+    rule, grid = spec.decode, spec.output_grid
+    each = 1 if rule.top_k_rule == "cell" else max(map(len, spec.head.tasks))
+    every = each * grid.ny * grid.nx
+    if min(rule.top_k, every) <= MAX_TOP_K:
+        return min(rule.top_k, every), False
+    if rule.top_k >= every and rule.nms_pre <= MAX_TOP_K:
+        return MAX_TOP_K, True
+    raise DataError(f"decode.top_k is {rule.top_k}; the CUDA kernels sort at most {MAX_TOP_K}. Lower it.")
 
 
 def lowest_logit(threshold: float) -> np.float32:

@@ -168,11 +168,37 @@ def test_a_heatmap_with_nan_is_an_error(new_gpu, order):
 
 
 def test_what_the_kernels_cannot_sort_or_find_is_refused(new_gpu):
-    spec = ruled(top_k=5000)
+    spec = ruled(replace(SPEC, grid=BevGrid(-64, -64, -3, 64, 64, 1, 0.5)), top_k=5000)
     with pytest.raises(DataError, match=r"decode\.top_k is 5000; the CUDA kernels sort at most 4096"):
         decoder_of(new_gpu(), heads(0, spec), spec)
     with pytest.raises(DataError, match="the network gave no output task0_hm; it gave other"):
         DeviceDecoder(new_gpu(), SPEC, {"other": 1})
+
+
+@pytest.mark.parametrize("rule", ["cell", "class"])
+def test_a_rule_without_a_top_k_counts_every_cell(new_gpu, rule):
+    spec = ruled(top_k=2**24, top_k_rule=rule, nms="rotate", score_threshold=0.0)
+    assert len(check(new_gpu(), heads(3, spec), spec)) > 10
+
+
+def test_of_more_cells_than_the_kernels_sort_those_that_suppression_reads_are_kept(new_gpu):
+    """det3d's nuScenes pillars: 128 x 128 cells, no top-K, 1000 boxes before suppression."""
+    wide = replace(SPEC, grid=BevGrid(-64, -64, -3, 64, 64, 1, 0.5))
+    spec = ruled(wide, top_k=2**24, top_k_rule="cell", nms="rotate", nms_pre=50, nms_post=20, score_threshold=0.0)
+    spec = ruled(spec, center_limit_m=(-70, -70, -2, 70, 70, 2))
+    tasks = heads(4, spec)
+    decoder = decoder_of(new_gpu(), tasks, spec)
+    decoder.decode()
+    decoder.nms()
+    same(decoder.boxes(), decode(tasks, spec))
+    near = ruled(spec, center_limit_m=(-0.5, -0.5, -0.1, 0.5, 0.5, 0.1))
+    decoder = decoder_of(new_gpu(), tasks, near)
+    decoder.decode()
+    decoder.nms()
+    with pytest.raises(DataError, match=r"task 0 has 16384 candidates; of the best 4096 all but \d+ lie outside"):
+        decoder.boxes()
+    with pytest.raises(DataError, match=r"decode\.top_k is 16777216; the CUDA kernels sort"):
+        decoder_of(new_gpu(), tasks, ruled(spec, nms_pre=5000))
 
 
 def test_frames_replay_from_a_captured_graph(new_gpu):
