@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 
 from kd3d.bench.block_file import BlockFile, Item
+from kd3d.bench.block_timers import EngineTimer
 from kd3d.bench.latency_table import Entry, LatencyTable, MeasuredNetwork, device_name, write_table
 from kd3d.bench.partial import Partial
 from kd3d.bench.statistics import percentile
@@ -59,11 +60,12 @@ def make_table(
     *,
     provider: Literal["cpu", "cuda"] = "cpu",
     threads: int | None = None,
+    engines: EngineTimer | None = None,
     effort: Effort | None = None,
     clock_ns: Clock = time.perf_counter_ns,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """Measure with ONNX Runtime and write the table to ``out``.
+    """Measure with ONNX Runtime, or as TensorRT engines, and write the table to ``out``.
 
     Finished measurements lie in ``<out>.partial`` until the table is whole; the same request continues from there.
 
@@ -72,6 +74,7 @@ def make_table(
         out: the table.
         provider: ``cpu`` or ``cuda``.
         threads: within an operator; ``None`` leaves the choice to ONNX Runtime.
+        engines: entered; measures instead of ONNX Runtime.
         effort: how long.
         clock_ns: a monotonic clock.
         progress: told graphs timed and graphs in all, over all rounds.
@@ -79,20 +82,31 @@ def make_table(
     Raises:
         DataError: ``blocks`` is damaged.
         BackendError: ONNX Runtime or the provider is missing.
+        GraphError, PrecisionError: TensorRT cannot build a block so.
         UsageError: ``<out>.partial`` belongs to another request.
         OutputError: ``out`` cannot be written.
     """
     effort = effort or Effort()
-    runtime = f"onnxruntime-{provider}"
-    about = {"device": device_name(runtime), "runtime": runtime, "version": runtime_version(), "threads": threads}
+    about = _runtime(provider, threads) if engines is None else engines.about
     with BlockFile(blocks) as file:
         request = {**about, "blocks": file.sha256, "effort": asdict(effort)}
         with Partial.open(Path(out), request) as partial:
             for done, (turn, item) in enumerate(_plan(file.items, effort.rounds)):
                 if not partial.has(item.key, turn):
-                    partial.add(
-                        item.key, turn, _time(file, item, provider, threads=threads, effort=effort, clock_ns=clock_ns)
-                    )
+                    graph, feeds, whole = file.graph(item), item.feeds(), item.role == "network"
+                    if engines is None:
+                        taken = time_graph(
+                            graph,
+                            feeds,
+                            provider=provider,
+                            threads=threads,
+                            effort=effort,
+                            whole=whole,
+                            clock_ns=clock_ns,
+                        )
+                    else:
+                        taken = time_engine(engines, graph, feeds, effort=effort, whole=whole, clock_ns=clock_ns)
+                    partial.add(item.key, turn, taken)
                 if progress is not None:
                     progress(done + 1, len(file.items) * effort.rounds)
             table = _table(file, partial, about)
@@ -131,6 +145,15 @@ def time_graph(
             return sample(run, effort or Effort(), clock_ns=clock_ns)
 
 
+def time_engine(
+    engines: EngineTimer, content: bytes, feeds: dict[str, Any], *, effort: Effort, whole: bool, clock_ns: Clock
+) -> list[float]:
+    """As ``time_graph``, of the graph's engine."""
+    with engines.opened(content, feeds) as runner:
+        run = (lambda: runner.infer(feeds)) if whole else runner.bound(feeds)
+        return sample(run, effort, clock_ns=clock_ns)
+
+
 def sample(run: Timed, effort: Effort, *, clock_ns: Clock) -> list[float]:
     """Durations of ``run`` in milliseconds after its warm-up; none is left out."""
     began, count = clock_ns(), 0
@@ -155,8 +178,8 @@ def provider_of(runtime: str, device: str) -> Literal["cpu", "cuda"]:
     """
     if runtime not in ("onnxruntime", "onnxruntime-cpu", "onnxruntime-cuda"):
         raise BackendError(
-            f"latency tables cannot be made with {runtime!r}. Supported are onnxruntime-cpu and onnxruntime-cuda; "
-            "TensorRT is not supported yet."
+            f"latency tables cannot be made with {runtime!r}. Supported are onnxruntime-cpu, onnxruntime-cuda, "
+            "tensorrt and tensorrt_rtx."
         )
     wanted = runtime.removeprefix("onnxruntime").removeprefix("-") or ("cuda" if device.startswith("cuda") else device)
     if wanted not in ("cpu", "cuda") or (wanted == "cpu" and device.startswith("cuda")):
@@ -168,24 +191,9 @@ def _plan(items: tuple[Item, ...], rounds: int) -> list[tuple[int, Item]]:
     return [(turn, item) for turn in range(rounds) for item in (items if turn % 2 == 0 else items[::-1])]
 
 
-def _time(
-    file: BlockFile,
-    item: Item,
-    provider: Literal["cpu", "cuda"],
-    *,
-    threads: int | None,
-    effort: Effort,
-    clock_ns: Clock,
-) -> list[float]:
-    return time_graph(
-        file.graph(item),
-        item.feeds(),
-        provider=provider,
-        threads=threads,
-        effort=effort,
-        whole=item.role == "network",
-        clock_ns=clock_ns,
-    )
+def _runtime(provider: str, threads: int | None) -> dict[str, Any]:
+    runtime = f"onnxruntime-{provider}"
+    return {"device": device_name(runtime), "runtime": runtime, "version": runtime_version(), "threads": threads}
 
 
 def summarise(rounds: list[list[float]]) -> dict[str, Any]:
@@ -208,8 +216,7 @@ def _table(file: BlockFile, partial: Partial, about: dict[str, Any]) -> LatencyT
     found = {item.key: summarise(partial.rounds(item.key)) for item in file.items}
     try:
         return LatencyTable(
-            **about,
-            precision=file.precision,
+            **{"precision": file.precision, **about},
             entries={item.key: Entry(**item.about, **found[item.key]) for item in file.items if item.role == "block"},
             networks=tuple(
                 MeasuredNetwork(**item.about, **found[item.key]) for item in file.items if item.role == "network"

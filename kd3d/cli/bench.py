@@ -53,7 +53,12 @@ def bench(
             "--make-table", help="Instead: measure a blocks.zip of kd3d search --write-blocks; --out is the table."
         ),
     ] = None,
-    runtime: Annotated[str, typer.Option("--runtime", help="Of --make-table.")] = "onnxruntime",
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="Of --make-table: onnxruntime, tensorrt or tensorrt_rtx.")
+    ] = "onnxruntime",
+    precision: Annotated[
+        str, typer.Option("--precision", help="Of --make-table --runtime tensorrt: fp32 or fp16.")
+    ] = "fp32",
     out: Annotated[
         Path | None, typer.Option("--out", "--work-dir", help="Write bench.json and frames.jsonl here.")
     ] = None,
@@ -67,8 +72,8 @@ def bench(
     if make_table is not None:
         if models or frames is not None or synthetic:
             raise UsageError("--make-table measures the blocks alone: give no models and no frames.")
-        where = "cpu" if device == "auto" else device
-        latency.make_table(make_table, out, runtime=runtime, device=where, threads=threads, as_json=json_line)
+        on = Running(device, threads=threads, cuda_backend=cuda_backend)
+        latency.make_table(make_table, out, on, runtime=runtime, precision=precision, as_json=json_line)
         return
     if not models:
         raise UsageError("name at least one model to time, or --make-table BLOCKS.zip.")

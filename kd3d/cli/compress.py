@@ -38,6 +38,7 @@ def compress(
     latency_table: latency.Table = None,
     runtime: latency.Runtime = None,
     latency_device: latency.TableDevice = None,
+    latency_precision: latency.TablePrecision = "fp32",
     flops_convention: Convention = "physical",
     widths: searching.Widths = None,
     depths: searching.Depths = None,
@@ -88,7 +89,7 @@ def compress(
         convention=flops_convention,  # type: ignore[arg-type]
         latency=budget_latency,
     )
-    table = latency.open_table(latency_table, runtime=runtime, device=latency_device, budget=budget_latency)
+    table = latency.open_table(latency_table, (runtime, latency_device, latency_precision), budget_latency)
     space = searching.space(widths, depths, cells)
     asked = searching.settings(
         strategy,

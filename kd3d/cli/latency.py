@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kd3d.cli.console import TerminalProgress, emit, note, say
 from kd3d.errors import UsageError
+
+if TYPE_CHECKING:
+    from kd3d.cli.pipelines import Running
 
 OptionalData = Annotated[
     Path | None,
@@ -30,6 +33,12 @@ Runtime = Annotated[
 TableDevice = Annotated[
     str | None, typer.Option("--latency-device", help="Refuse a --latency-table of another device: a part of its name.")
 ]
+TablePrecision = Annotated[
+    str,
+    typer.Option(
+        "--latency-precision", help="As which the student will be exported; refuses a --latency-table of another."
+    ),
+]
 WriteBlocks = Annotated[
     Path | None,
     typer.Option(
@@ -42,13 +51,19 @@ RooflineText = Annotated[
 ]
 
 
-def open_table(path: Path | None, *, runtime: str | None, device: str | None, budget: str | None) -> Any:
+def open_table(path: Path | None, wanted: tuple[str | None, str | None, str], budget: str | None) -> Any:
     """The latency table, checked, or ``None``.
+
+    Args:
+        path: of the table.
+        wanted: its runtime, device and precision, as ``check_table`` takes them.
+        budget: what ``--budget-latency`` said.
 
     Raises:
         UsageError: a budget or a check without a table, or a table of another runtime, device or precision.
         DataError: the table is damaged.
     """
+    runtime, device, precision = wanted
     if path is None:
         for option, value in (("--budget-latency", budget), ("--runtime", runtime), ("--latency-device", device)):
             if value is not None:
@@ -60,7 +75,7 @@ def open_table(path: Path | None, *, runtime: str | None, device: str | None, bu
     from kd3d.bench.latency_table import read_table
     from kd3d.compress.search.verify import check_table
 
-    return check_table(read_table(path), runtime=runtime, device=device)
+    return check_table(read_table(path), runtime=runtime, device=device, precision=precision)
 
 
 def latency_model(table: Any, stats: Any) -> Any:
@@ -163,16 +178,29 @@ def write_blocks(path: Path, spec: Any, space: Any, stats: Any | None, *, as_jso
     emit(written.to_json(), as_json=as_json)
 
 
-def make_table(blocks: Path, out: Path | None, *, runtime: str, device: str, threads: int, as_json: bool) -> None:
-    """`kd3d bench --make-table`."""
+def _measured(blocks: Path, out: Path, how: Running, *, runtime: str, precision: str, progress: Any) -> Any:
     from kd3d.bench import make_table as measuring
+    from kd3d.bench.block_timers import EngineTimer
+    from kd3d.cli.pipelines import device_backend
 
+    if runtime in ("tensorrt", "tensorrt_rtx"):
+        if how.device == "cpu":
+            raise UsageError(f"--runtime {runtime} measures on a GPU only. Leave --device cpu out.")
+        backend = device_backend(how.cuda_backend, how.index)
+        with EngineTimer(backend, precision=precision, runtime=runtime) as engines:
+            return measuring.make_table(blocks, out, engines=engines, progress=progress)
+    if precision != "fp32":
+        raise UsageError("blocks are fp32 in ONNX Runtime; --precision fp16 needs --runtime tensorrt.")
+    provider = measuring.provider_of(runtime, "cpu" if how.device == "auto" else how.device)
+    return measuring.make_table(blocks, out, provider=provider, threads=how.threads or None, progress=progress)
+
+
+def make_table(blocks: Path, out: Path | None, how: Running, *, runtime: str, precision: str, as_json: bool) -> None:
+    """`kd3d bench --make-table`."""
     if out is None:
         raise UsageError("--make-table needs --out FILE.json for the table.")
     with TerminalProgress().phase("table") as step:
-        table = measuring.make_table(
-            blocks, out, provider=measuring.provider_of(runtime, device), threads=threads or None, progress=step
-        )
+        table = _measured(blocks, out, how, runtime=runtime, precision=precision, progress=step)
     say(f"{out}: {len(table.entries)} blocks and {len(table.networks)} whole networks; {table.title}")
     noisy = table.noisy()
     if noisy:

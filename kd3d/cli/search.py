@@ -24,6 +24,7 @@ def search(
     latency_table: latency.Table = None,
     runtime: latency.Runtime = None,
     latency_device: latency.TableDevice = None,
+    latency_precision: latency.TablePrecision = "fp32",
     write_blocks: latency.WriteBlocks = None,
     roofline: latency.RooflineText = None,
     flops_convention: Convention = "physical",
@@ -82,7 +83,7 @@ def search(
         convention=flops_convention,  # type: ignore[arg-type]
         latency=budget_latency,
     )
-    table = latency.open_table(latency_table, runtime=runtime, device=latency_device, budget=budget_latency)
+    table = latency.open_table(latency_table, (runtime, latency_device, latency_precision), budget_latency)
     ceiling = latency.parse_roofline(roofline)
     asked = searching.settings(
         strategy, rungs=rungs, trials=trials, seed=seed, eta=eta, storage=storage, study_name=study, workers=workers

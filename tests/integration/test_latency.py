@@ -107,7 +107,13 @@ def test_blocks_are_measured_without_torch_and_searched_with(world, kd3d, capsys
         (("bench", "--make-table", "b.zip"), 2, "--make-table needs --out FILE.json"),
         (("bench", "m.onnx", "--make-table", "b.zip", "--out", "t"), 2, "give no models and no frames"),
         (("bench",), 2, "name at least one model to time"),
-        (("bench", "--make-table", "b.zip", "--out", "t", "--runtime", "tensorrt"), 5, "TensorRT is not supported yet"),
+        (("bench", "--make-table", "b.zip", "--out", "t", "--runtime", "torch"), 5, "cannot be made with 'torch'"),
+        (("bench", "--make-table", "b.zip", "--out", "t", "--precision", "fp16"), 2, "needs --runtime tensorrt"),
+        (
+            ("bench", "--make-table", "b.zip", "--out", "t", "--runtime", "tensorrt", "--device", "cpu"),
+            2,
+            "measures on a GPU only",
+        ),
         (("bench", "--make-table", "b.zip", "--out", "t"), 7, "b.zip: no such file"),
     ],
 )

@@ -14,7 +14,7 @@ from kd3d.errors import BackendError, UsageError
 from kd3d.runtime.runners import runtime_version
 from kd3d.spec import DetectorSpec
 
-PRECISION = "fp32"  # of what `kd3d export onnx` writes
+PRECISION = "fp32"  # of what `kd3d export onnx` writes unless it is told otherwise
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,16 @@ class Verification:
         return {**vars(self), "interpolated": list(self.interpolated)}
 
 
-def check_table(table: LatencyTable, *, runtime: str | None = None, device: str | None = None) -> LatencyTable:
-    """``table``, if it is of the runtime and device that are wanted, and of the precision that students have.
+def check_table(
+    table: LatencyTable, *, runtime: str | None = None, device: str | None = None, precision: str = PRECISION
+) -> LatencyTable:
+    """``table``, if it is of the runtime and device that are wanted, and of the precision that the student will have.
 
     Args:
         table: to check.
         runtime: such as ``onnxruntime-cpu``; ``None`` takes any.
         device: a part of the device's name, in any case; ``None`` takes any.
+        precision: such as ``fp16``.
 
     Raises:
         UsageError: it is of another; says which.
@@ -58,8 +61,11 @@ def check_table(table: LatencyTable, *, runtime: str | None = None, device: str 
         raise UsageError(f"the latency table is of the runtime {table.runtime}, not {runtime}. {again}")
     if device is not None and device.lower() not in table.device.lower():
         raise UsageError(f"the latency table is of the device {table.device!r}, not {device!r}. {again}")
-    if table.precision != PRECISION:
-        raise UsageError(f"the latency table is of precision {table.precision}, but students are {PRECISION}. {again}")
+    if table.precision != precision:
+        raise UsageError(
+            f"the latency table is of precision {table.precision}, but students are {precision}. {again} "
+            f"A student that will be exported as {table.precision}: --latency-precision {table.precision}."
+        )
     return table
 
 
@@ -89,7 +95,7 @@ def verify(
 
 def _elsewhere(table: LatencyTable) -> str:
     if not table.runtime.startswith("onnxruntime-"):
-        return f"not measured: this machine cannot run {table.runtime}"
+        return f"not measured: students are measured with ONNX Runtime only, and the table is of {table.runtime}"
     here = device_name(table.runtime)
     return "" if here == table.device else f"not measured: the table is of {table.device}, this machine is {here}"
 

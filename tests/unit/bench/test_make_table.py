@@ -172,8 +172,8 @@ def test_runtime_and_device_name_a_provider(runtime, device, provider):
 
 
 def test_runtimes_that_cannot_be_measured_are_refused():
-    with pytest.raises(BackendError, match="cannot be made with 'tensorrt'"):
-        provider_of("tensorrt", "cuda")
+    with pytest.raises(BackendError, match="cannot be made with 'torch'"):
+        provider_of("torch", "cuda")
     with pytest.raises(UsageError, match="--device tpu does not go with --runtime onnxruntime"):
         provider_of("onnxruntime", "tpu")
 

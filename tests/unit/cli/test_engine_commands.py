@@ -106,6 +106,29 @@ def test_bench_times_an_engine_beside_its_onnx(work, engine, capsys):
     assert model["e2e_ms"]["p50"] > 0
 
 
+def test_blocks_are_measured_as_engines(vehicle, capsys, tmp_path, monkeypatch):
+    from kd3d.bench import make_table as module
+    from kd3d.compress.search.space import Space
+    from kd3d.compress.search.stats import PillarStats
+    from kd3d.compress.search.write_blocks import write_blocks
+    from kd3d.detectors.presets import preset
+
+    one = (1.0,)
+    space = Space(encoder=one, backbone=one, neck=one, head=one, depth=one, cell=one)
+    teacher = preset("world-centerpoint-pillar-tiny")
+    write_blocks(tmp_path / "b.zip", teacher, space, stats=lambda spec: PillarStats(200.0, 600.0), networks=1)
+    brief = module.Effort(rounds=1, warmup_s=0, warmups=1, sample_s=0, least=1, most=1)
+    monkeypatch.setattr(module, "Effort", lambda: brief)
+    table = ["bench", "--make-table", tmp_path / "b.zip", "--out", tmp_path / "t.json", "--cuda-backend", "ctypes"]
+    code, got, said = answer(capsys, *table, "--runtime", "tensorrt", "--precision", "fp16")
+    assert code == 0, said
+    assert (got["runtime"], got["version"], got["precision"], got["networks"]) == ("tensorrt", "10.3.0", "fp16", 1)
+    assert got["device"] == "Fake Orin"
+    searched = ["search", "--teacher", "world-centerpoint-pillar-tiny", "--data", tmp_path, "--budget-latency", "90%"]
+    code, got, _ = answer(capsys, *searched, "--latency-table", tmp_path / "t.json")
+    assert (code, "of precision fp16, but students are fp32" in got["error"]) == (2, True)
+
+
 def test_each_way_to_fail_has_its_own_words_and_code(work, engine, vehicle, capsys, tmp_path, fake_cuda, monkeypatch):
     def refused(code, text, *options, model=engine, backend="ctypes"):
         chosen = ["--cuda-backend", backend] if backend else []
