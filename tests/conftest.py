@@ -113,3 +113,23 @@ def tiny_root(tiny, tmp_path_factory) -> Path:
 def broken_root(tiny_root, tmp_path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(tiny_root, tmp_path / "broken"))
+
+
+@pytest.fixture(scope="session")
+def waymo():
+    """The module that writes a small Waymo data set."""
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'kd3d[waymo]'")
+    return load_support("waymo_writer")
+
+
+@pytest.fixture(scope="session")
+def waymo_world(waymo, tmp_path_factory):
+    """The folder of a small data set, and its frames by segment; not to be changed."""
+    root = tmp_path_factory.mktemp("waymo")
+    return root, waymo.write_dataset(root)
+
+
+@pytest.fixture
+def broken_waymo(waymo_world, tmp_path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(waymo_world[0], tmp_path / "broken"))

@@ -90,8 +90,8 @@ def check_request(*, data: Path | None, save_boxes: Path | None, models: Sequenc
         raise UsageError(f"--save-boxes writes the boxes of one model, not of {len(models)}. Name one.")
     from kd3d.datasets.open import recognise
 
-    if recognise(data) != "nuscenes":
-        raise UsageError("--save-boxes writes nuScenes results files; this data set is KITTI.")
+    if (kind := recognise(data)) != "nuscenes":
+        raise UsageError(f"--save-boxes writes nuScenes results files; this data set is of the kind {kind}.")
 
 
 def power_source(wanted: bool, device: str) -> PowerSource | None:

@@ -37,7 +37,7 @@ def evaluate(
     device_stages: DeviceStages = "host",
     json_line: Json = False,
 ) -> None:
-    """Official metrics: nuScenes mAP and NDS by the devkit, or KITTI AP (R40)."""
+    """Official metrics: nuScenes mAP and NDS by the devkit, KITTI AP (R40), or Waymo AP and APH."""
     if (model is None) == (results is None):
         raise UsageError("give either --model or --results.")
     how = Running(device, provider, cuda_backend=cuda_backend, cuda_graph=cuda_graph, device_stages=device_stages)
@@ -57,7 +57,7 @@ def _score_file(results: Path, data: Path, split: str, folder: Path, max_range: 
     from kd3d.evaluation.nuscenes_eval import evaluate_results
 
     if recognise(data) != "nuscenes":
-        raise UsageError("--results scores nuScenes results files; for KITTI give --model.")
+        raise UsageError("--results scores nuScenes results files; for KITTI and Waymo give --model.")
     return evaluate_results(results, data, None, _split(split), folder, max_range_m=max_range)
 
 
@@ -90,7 +90,11 @@ def _split(name: str) -> Any:
 
 
 def _print(metrics: Any) -> None:
-    from kd3d.report.table import kitti_table, metrics_table, show
+    from kd3d.report.table import kitti_table, metrics_table, show, waymo_table
 
     found = metrics.to_json()
-    show(kitti_table(found["extras"]) if "ap_r40" in found["extras"] else metrics_table(found))
+    extras = found["extras"]
+    if "waymo_ap" in extras:
+        show(waymo_table(extras))
+    else:
+        show(kitti_table(extras) if "ap_r40" in extras else metrics_table(found))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 OptionalData = Annotated[
     Path | None,
-    typer.Option("--data", "--data-root", help="A nuScenes or KITTI folder; --write-blocks can do without."),
+    typer.Option("--data", "--data-root", help="A nuScenes, KITTI or Waymo folder; --write-blocks can do without."),
 ]
 BudgetLatency = Annotated[
     str | None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
-Data = Annotated[Path, typer.Option("--data", "--data-root", help="A nuScenes or KITTI folder.")]
+Data = Annotated[Path, typer.Option("--data", "--data-root", help="A nuScenes, KITTI or Waymo folder.")]
 Out = Annotated[Path, typer.Option("--out", "--work-dir", help="The folder to write; must be new or empty.")]
 Force = Annotated[bool, typer.Option("--force", "--exist-ok", help="Write into a folder that is not empty.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")]

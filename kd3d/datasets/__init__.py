@@ -1,1 +1,1 @@
-"""Where frames come from: nuScenes, KITTI, and a generated world in nuScenes format."""
+"""Where frames come from: nuScenes, KITTI, Waymo, and a generated world in nuScenes format."""

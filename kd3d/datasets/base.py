@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from kd3d.datasets.sample import Sample
 
-Kind = Literal["nuscenes", "kitti"]
+Kind = Literal["nuscenes", "kitti", "waymo"]
 Split = Literal["train", "val"]
 
 

@@ -11,6 +11,7 @@ from kd3d.datasets.base import Kind
 from kd3d.datasets.kitti import KittiDataset
 from kd3d.datasets.nuscenes_tables import detection_class, find_version, open_database, table_problems
 from kd3d.datasets.open import recognise
+from kd3d.datasets.waymo import FOLDERS, WaymoDataset, segment_names
 from kd3d.errors import DataError
 from kd3d.optional import require
 from kd3d.runtime.points import NUSCENES_COLUMNS, read_points
@@ -42,8 +43,11 @@ def check_dataset(path: Path | str, *, version: str | None = None, progress: Pro
     Raises:
         DataError: ``path`` is not a data set at all.
     """
-    if recognise(path) == "kitti":
+    kind = recognise(path)
+    if kind == "kitti":
         return _check_kitti(Path(path), progress)
+    if kind == "waymo":
+        return _check_waymo(Path(path), progress)
     return _check_nuscenes(Path(path), find_version(Path(path), version), progress)
 
 
@@ -122,3 +126,30 @@ def _check_kitti(root: Path, progress: Progress | None) -> CheckReport:
         if progress is not None:
             progress(done, len(frames))
     return CheckReport("kitti", len(frames), tuple(problems))
+
+
+def _check_waymo(root: Path, progress: Progress | None) -> CheckReport:
+    folders = {split: root / folder for split, folder in FOLDERS.items() if (root / folder / "lidar").is_dir()}
+    datasets: list[WaymoDataset] = []
+    problems: list[str] = []
+    for split, folder in folders.items():
+        try:
+            names = segment_names(folder)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        for name in names:
+            try:
+                datasets.append(WaymoDataset(root, split=split, segments=(name,)))
+            except DataError as error:
+                problems.append(str(error))
+    frames = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
+    for done, (dataset, index) in enumerate(frames, start=1):
+        try:
+            dataset[index]
+        except DataError as error:
+            problems.append(str(error))
+        if progress is not None:
+            progress(done, len(frames))
+    # A file that is missing as a whole is a problem of each of its frames, and named once.
+    return CheckReport("waymo", len(frames), tuple(dict.fromkeys(problems)))

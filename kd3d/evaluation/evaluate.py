@@ -12,11 +12,13 @@ from kd3d.datasets.kitti import KittiDataset
 from kd3d.datasets.kitti_boxes import camera_annotation
 from kd3d.datasets.nuscenes import NuScenesDataset
 from kd3d.datasets.sample import Sample
+from kd3d.datasets.waymo import WaymoDataset
 from kd3d.errors import DataError, UsageError
 from kd3d.evaluation.kitti_eval import kitti_ap
 from kd3d.evaluation.metrics import Metrics
 from kd3d.evaluation.nuscenes_eval import evaluate_results
 from kd3d.evaluation.results import check_tokens, write_results
+from kd3d.evaluation.waymo_eval import LEVELS, waymo_ap
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.runs.atomic import write_json
 
@@ -37,7 +39,7 @@ def evaluate(
 
     Args:
         predict: one sample to scored boxes in its LiDAR frame; ``label`` indexes ``classes``.
-        dataset: nuScenes or KITTI, with labels.
+        dataset: nuScenes, KITTI or Waymo, with labels.
         classes: the detector's class names.
         out_dir: made when missing.
         progress: called with frames done and their number.
@@ -74,7 +76,7 @@ def score_predictions(
         max_range_m: nuScenes only: nothing farther from the ego vehicle counts; ``None`` for the official ranges.
 
     Raises:
-        UsageError: a range that is not positive, or one for KITTI.
+        UsageError: a range that is not positive, or one for another data set than nuScenes.
         DataError: the tokens are not those of ``dataset``, or the data set is of no known kind.
     """
     if isinstance(dataset, NuScenesDataset):
@@ -82,13 +84,16 @@ def score_predictions(
         write_results(predictions, dataset, classes, results)
         where = (dataset.nusc_root, dataset.version, dataset.split)
         return evaluate_results(results, *where, out_dir, samples=dataset.tokens, max_range_m=max_range_m)
+    if max_range_m is not None:
+        raise UsageError("a range to score within is known for nuScenes only; KITTI's AP has difficulties instead.")
     if isinstance(dataset, KittiDataset):
-        if max_range_m is not None:
-            raise UsageError("a range to score within is known for nuScenes only; KITTI's AP has difficulties instead.")
         metrics = _score_kitti(predictions, dataset, tuple(classes))
-        write_json(Path(out_dir) / "metrics.json", metrics.to_json())
-        return metrics
-    raise DataError(f"{type(dataset).__name__}: only a whole nuScenes or KITTI split can be evaluated.")
+    elif isinstance(dataset, WaymoDataset):
+        metrics = _score_waymo(predictions, dataset, tuple(classes))
+    else:
+        raise DataError(f"{type(dataset).__name__}: only a whole nuScenes, KITTI or Waymo split can be evaluated.")
+    write_json(Path(out_dir) / "metrics.json", metrics.to_json())
+    return metrics
 
 
 def _score_kitti(predictions: Mapping[str, Boxes3D], dataset: KittiDataset, classes: tuple[str, ...]) -> Metrics:
@@ -109,4 +114,19 @@ def _score_kitti(predictions: Mapping[str, Boxes3D], dataset: KittiDataset, clas
         NDS=None,
         per_class=per_class,
         extras={"ap_r40": ap.value, "objects": ap.objects},
+    )
+
+
+def _score_waymo(predictions: Mapping[str, Boxes3D], dataset: WaymoDataset, classes: tuple[str, ...]) -> Metrics:
+    if dataset.split == "test":
+        raise DataError("the split test of the Waymo Open Dataset has no labels. Evaluate on val.")
+    check_tokens(set(predictions), set(dataset.tokens), where=f"the predictions for {dataset.split}")
+    labels = [dataset.labels(index) for index in range(len(dataset))]
+    ap = waymo_ap([predictions[token] for token in dataset.tokens], labels, classes)
+    means = {level: {f"m{name}": ap.mean(level, name) for name in ("AP", "APH")} for level in LEVELS}
+    return Metrics(
+        mAP=means["LEVEL_2"]["mAP"],
+        NDS=None,
+        per_class={name: ap.value[name]["LEVEL_2"]["AP"] for name in classes},
+        extras={"mAPH": means["LEVEL_2"]["mAPH"], "levels": means, "waymo_ap": ap.value, "objects": ap.objects},
     )

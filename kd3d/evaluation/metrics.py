@@ -13,8 +13,9 @@ class Metrics:
     """How good a detector is. All precisions are fractions in 0..1.
 
     Args:
-        mAP: nuScenes: mean over classes and distances; KITTI: mean over classes of the moderate 3D AP (R40).
-        NDS: nuScenes detection score; ``None`` for KITTI.
+        mAP: nuScenes: mean over classes and distances; KITTI: mean over classes of the moderate 3D AP (R40);
+            Waymo: mean over classes of the 3D AP at LEVEL_2 (``extras["mAPH"]`` weights it by heading).
+        NDS: nuScenes detection score; ``None`` elsewhere.
         per_class: AP per class, of the same kind as ``mAP``.
         tp_errors: nuScenes' mean true-positive errors (``trans_err`` m, ``scale_err`` 1 - IoU, ``orient_err`` rad,
             ``vel_err`` m/s, ``attr_err`` 1 - accuracy); NaN where a metric does not apply.

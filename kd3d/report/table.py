@@ -116,6 +116,28 @@ def kitti_table(extras: Mapping[str, Any]) -> Table:
     return table
 
 
+def waymo_table(extras: Mapping[str, Any]) -> Table:
+    """Waymo's average precision in per cent, plain and weighted by heading, at both levels, with the labels counted.
+
+    Args:
+        extras: ``waymo_ap[class][level]["AP" or "APH"]`` and ``levels[level]["mAP" or "mAPH"]`` in 0..1, and
+            ``objects[class][level]``.
+    """
+    levels = ("LEVEL_1", "LEVEL_2")
+    table = Table(
+        "3D AP and APH, % (labels)", ("class", *(f"{level} {name}" for level in levels for name in ("AP", "APH")))
+    )
+    for name, counts in extras["objects"].items():
+        cells = []
+        for level in levels:
+            value = extras["waymo_ap"][name][level]
+            cells += [f"{number(value['AP'], '{:.2f}', 100)} ({counts[level]})", number(value["APH"], "{:.2f}", 100)]
+        table.rows.append((name, *cells))
+    means = [number(extras["levels"][level][name], "{:.2f}", 100) for level in levels for name in ("mAP", "mAPH")]
+    table.rows.append(("mean", *means))
+    return table
+
+
 def cost_table(title: str, cost: Any) -> Table:
     """Parameters, MACs and activations of each stage, and their sums."""
     table = Table(title, ("stage", "parameters", "MACs", "MACs (thop)", "activations"))

@@ -89,6 +89,7 @@ _PACKAGES = (
     ),
     _Package("matplotlib", ("matplotlib",), "pictures", _extra("plot")),
     _Package("optuna", ("optuna",), "search by training", _extra("search")),
+    _Package("pyarrow", ("pyarrow",), "reading the Waymo Open Dataset", _extra("waymo")),
     _Package(
         "tensorrt",
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),

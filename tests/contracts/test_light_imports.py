@@ -10,7 +10,7 @@ import pytest
 
 HEAVY = (
     "torch", "onnx", "onnxruntime", "nuscenes", "matplotlib", "cv2", "numba", "safetensors", "scipy", "pandas",
-    "optuna", "sqlalchemy",
+    "optuna", "sqlalchemy", "pyarrow",
 )  # fmt: skip
 BLOCKED = ("torch", "nuscenes", "onnx", "onnxscript", "safetensors", "pyquaternion", "matplotlib")
 KD3D = [sys.executable, "-m", "kd3d.cli"]

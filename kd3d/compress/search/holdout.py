@@ -11,6 +11,7 @@ from kd3d.datasets.base import Kind, SampleDataset
 from kd3d.datasets.kitti import KittiDataset
 from kd3d.datasets.nuscenes import NuScenesDataset
 from kd3d.datasets.sample import Sample
+from kd3d.datasets.waymo import WaymoDataset
 from kd3d.errors import DataError
 
 SHARE = 0.2  # of the training scenes
@@ -61,11 +62,11 @@ def hold_out(data: CompressData, share: float = SHARE) -> Holdout:
 
 def part(dataset: SampleDataset, indices: list[int]) -> SampleDataset:
     """The frames ``indices`` of ``dataset``, in that order, as a data set of the same kind."""
-    if not isinstance(dataset, (NuScenesDataset, KittiDataset)):
+    if not isinstance(dataset, (NuScenesDataset, KittiDataset, WaymoDataset)):
         return _Frames(dataset, indices)
     view: Any = copy.copy(dataset)
     view.tokens = [dataset.tokens[index] for index in indices]
-    if isinstance(dataset, NuScenesDataset):
+    if isinstance(dataset, (NuScenesDataset, WaymoDataset)):
         view.records = [dataset.records[index] for index in indices]
     return view  # type: ignore[no-any-return]
 

@@ -13,6 +13,7 @@ from kd3d.report.table import (
     number,
     show,
     students_table,
+    waymo_table,
 )
 
 
@@ -96,3 +97,15 @@ def test_a_table_is_shown_whole_and_as_text_where_there_is_no_terminal(capsys):
     assert "[red]name[/red]" in printed
     assert "x" * 60 in printed
     assert "\x1b" not in printed
+
+
+def test_waymos_precision_stands_at_both_levels_with_its_mean():
+    value = {"LEVEL_1": {"AP": 0.75, "APH": 0.5}, "LEVEL_2": {"AP": 0.25, "APH": None}}
+    means = {level: {"mAP": 0.5, "mAPH": 0.125} for level in value}
+    extras = {"waymo_ap": {"Vehicle": value}, "levels": means, "objects": {"Vehicle": {"LEVEL_1": 3, "LEVEL_2": 9}}}
+    table = waymo_table(extras)
+    assert table.columns[1:] == ("LEVEL_1 AP", "LEVEL_1 APH", "LEVEL_2 AP", "LEVEL_2 APH")
+    assert table.rows == [
+        ("Vehicle", "75.00 (3)", "50.00", "25.00 (9)", "-"),
+        ("mean", "50.00", "12.50", "50.00", "12.50"),
+    ]
