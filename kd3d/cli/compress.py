@@ -10,7 +10,6 @@ import typer
 from kd3d.cli import latency, searching, teaching
 from kd3d.cli.console import emit, say
 from kd3d.cli.importing import keep_imported
-from kd3d.cli.models import load_model
 from kd3d.cli.options import (
     BudgetFlops,
     BudgetParams,
@@ -81,7 +80,6 @@ def compress(
 ) -> None:
     """Find a student within the budget, give it the teacher's weights, distil into it, and score both."""
     from kd3d.compress.search.budget import Budgets
-    from kd3d.training.teachable import check_teachable
 
     budgets = Budgets.parse(
         flops=budget_flops,
@@ -101,8 +99,7 @@ def compress(
         study_name=study,
         workers=search_workers,
     )
-    model = load_model(teacher)
-    check_teachable(model.spec)
+    model = teaching.load_teacher(teacher)
     training = training_settings(
         steps=steps,
         epochs=epochs,

@@ -47,6 +47,20 @@ TeacherPrecision = Annotated[
 CompileTeacher = Annotated[bool, typer.Option("--compile-teacher", help="Run the teacher through torch.compile.")]
 
 
+def load_teacher(text: str) -> Any:
+    """The model of ``--teacher``.
+
+    Raises:
+        UsageError: its head cannot teach; nothing was read of the data, nor written.
+    """
+    from kd3d.cli.models import load_model
+    from kd3d.training.teachable import check_teachable
+
+    model = load_model(text)
+    check_teachable(model.spec)
+    return model
+
+
 def frames(data: Path, sweeps: int, *, augment: bool, val: bool = True) -> Any:
     """Training and (with ``val``) validation frames, with the data set's usual augmentation."""
     from kd3d.cli.train import augmentation
