@@ -9,7 +9,6 @@ import typer
 
 from kd3d.cli import latency, searching, teaching
 from kd3d.cli.console import TerminalProgress, emit, say
-from kd3d.cli.models import load_model
 from kd3d.cli.options import BudgetFlops, BudgetParams, Convention, Device, Force, Json, Resume, Seed, Teacher
 from kd3d.cli.train import Batch, NormMomentum, Precision, Rate, open_run, training_settings
 from kd3d.errors import UsageError
@@ -66,10 +65,8 @@ def search(
     taught shortly, the best of them longer, and the score is their mAP on held-out training frames.
     """
     from kd3d.compress.search.budget import Budgets
-    from kd3d.training.teachable import check_teachable
 
-    model = load_model(teacher, presets=strategy is None)
-    check_teachable(model.spec)
+    model = teaching.load_teacher(teacher, presets=strategy is None)
     space = searching.space(widths, depths, cells)
     if write_blocks is not None:
         stats = None if data is None else _stats(model, data)

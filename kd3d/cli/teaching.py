@@ -47,8 +47,8 @@ TeacherPrecision = Annotated[
 CompileTeacher = Annotated[bool, typer.Option("--compile-teacher", help="Run the teacher through torch.compile.")]
 
 
-def load_teacher(text: str) -> Any:
-    """The model of ``--teacher``.
+def load_teacher(text: str, *, presets: bool = False) -> Any:
+    """The model of ``--teacher``; with ``presets`` a preset too, with random weights.
 
     Raises:
         UsageError: its head cannot teach; nothing was read of the data, nor written.
@@ -56,7 +56,7 @@ def load_teacher(text: str) -> Any:
     from kd3d.cli.models import load_model
     from kd3d.training.teachable import check_teachable
 
-    model = load_model(text)
+    model = load_model(text, presets=presets)
     check_teachable(model.spec)
     return model
 
