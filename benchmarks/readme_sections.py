@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from readme_search import cost_speed, latency_prediction, search_gain
+from readme_voxel import sparse_conv, voxel_speed
 
 from kd3d.report.table import Table, comparison, number
 
@@ -247,5 +248,7 @@ SECTIONS = (
     Section("world_speed", "Writing the generated world", world_speed),
     Section("kitti_overfit", "Real KITTI frames, learnt by heart", kitti_overfit),
     Section("pillars", "Points to pillars", pillars),
+    Section("sparse_conv", "Sparse convolution beside spconv", sparse_conv),
+    Section("voxel_speed", "Latency against voxels", voxel_speed),
     Section("runtime_overhead", "What the runtime adds", runtime_overhead),
 )

@@ -20,6 +20,8 @@ SEEDS = (1, 2, 3)
 ARMS = ("control", "inherit", "kd")
 SUITES: tuple[tuple[str, ...], ...] = (
     ("pillars.py",),
+    ("sparse_conv.py",),
+    ("voxel_speed.py",),
     ("world_stats.py",),
     ("world_speed.py",),
     *(("kd_three_seeds.py", "run", "--arm", arm, "--seed", str(seed)) for seed in SEEDS for arm in ARMS),

@@ -32,7 +32,7 @@ def table(monkeypatch):
     import readme_table
 
     yield readme_table
-    for name in ("readme_table", "readme_sections", "readme_search"):
+    for name in ("readme_table", "readme_sections", "readme_search", "readme_voxel"):
         sys.modules.pop(name, None)
 
 
@@ -211,3 +211,18 @@ def test_costs_and_predictions_are_told_by_teacher(table, record, tmp_path):
     assert "| big | 10,000 | 1.6 | 164 |" in text
     assert "| big | 30 | 1.5 % | 20.0 % | 0.990 | 0.900 |" in text
     assert "ONNX Runtime on the CPU, 1 thread(s), processor time, seed 11." in text
+
+
+def test_sparse_convolutions_and_voxels_are_told_row_by_row(table, tmp_path, record):
+    row = {
+        "channels": 16, "ms": {"ours": 80.4, "spconv": 100.2}, "ratio": 0.802, "ratio_layers": 1.25,
+        "difference": {"value": 2e-6, "to_features": 3e-6, "to_weight": 1e-6},
+    }  # fmt: skip
+    layouts = {"clumped": {"voxels": 60000, "rows": [row]}}
+    record("sparse_conv", {"layers": 4, "layouts": layouts, "environment": ENVIRONMENT})
+    cloud = {"points": 30000, "sites": [12345, 9], "voxels_ms": 1.2, "tables_ms": 5.0, "network_ms": 99.9}
+    speed = {"preset": "some-voxels", "threads": 1, "difference_to_torch": 1.5e-6, "environment": ENVIRONMENT}
+    record("voxel_speed", {**speed, "clouds": [{**cloud, "tables_share": 0.05}]})
+    text = table.rendered(README, tmp_path)
+    assert "60,000, clumped" in text and "0.80" in text and "1.25" in text and "3.0e-06" in text
+    assert "12,345" in text and "5.0 %" in text and "`some-voxels`" in text and "1.5e-06" in text

@@ -14,7 +14,7 @@ def tables(monkeypatch):
     import real_data_tables
 
     yield real_data_tables
-    for name in ("real_data_tables", "readme_table", "readme_sections"):
+    for name in ("real_data_tables", "readme_table", "readme_sections", "readme_voxel"):
         sys.modules.pop(name, None)
 
 

@@ -173,13 +173,17 @@ def pointpillars(layout, *, seed=0, width=64, layers=(3, 5, 5), classes=3):
         inputs=inputs, layers=layers, channels=(width, 2 * width, 4 * width), ups=(1, 2, 4),
         up_channels=(2 * width,) * 3, stride_one_conv=False,
     )  # fmt: skip
+    anchor_head(w, layout, head, neck, classes)
+    return w.state
+
+
+def anchor_head(w, layout, head, neck, classes):
     anchors = 2 * classes
     for name, size in (("cls", anchors * classes), ("box" if layout == "openpcdet" else "reg", anchors * 7)):
         w.matrix(f"{head}conv_{name}.weight", (size, neck, 1, 1), neck * 4)
         w.bias(f"{head}conv_{name}.bias", size, -2.0 if name == "cls" else 0.0)
     w.matrix(f"{head}conv_dir_cls.weight", (anchors * 2, neck, 1, 1), neck)
     w.bias(f"{head}conv_dir_cls.bias", anchors * 2)
-    return w.state
 
 
 def sparse_names(layout, residual):
@@ -247,4 +251,18 @@ def centerpoint_voxel(layout, *, seed=0, widths=(16, 32, 64, 128), last=128, tru
         up_channels=(2 * trunk_width,) * 2, stride_one_conv=layout != "openpcdet",
     )  # fmt: skip
     center_head(w, layout, inputs=neck, tasks=SIX, shared=shared, velocity=True)
+    return w.state
+
+
+def second(*, seed=0, widths=(16, 32, 64, 64), last=128, trunk_width=128, classes=3, spconv="2"):
+    """State of OpenPCDet's SECOND for KITTI: plain sparse blocks, two levels, an anchor head of six anchors."""
+    w = Weights(seed)
+    w.state["global_step"] = torch.zeros(1, dtype=torch.int64)
+    bev = sparse_backbone(w, "openpcdet", inputs=4, widths=widths, last=last, residual=False, spconv=spconv)
+    neck = trunk(
+        w, "backbone_2d.", "backbone_2d.", "openpcdet",
+        inputs=bev, layers=(5, 5), channels=(trunk_width, 2 * trunk_width), ups=(1, 2),
+        up_channels=(2 * trunk_width,) * 2, stride_one_conv=False,
+    )  # fmt: skip
+    anchor_head(w, "openpcdet", "dense_head.", neck, classes)
     return w.state

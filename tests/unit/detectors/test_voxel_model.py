@@ -175,3 +175,14 @@ def test_the_built_networks_have_sparsekds_parameters_and_those_of_the_cost(name
     stats = SparseStats((1.0,) * 5, (1.0,) * 4, (1.0,) * 4)
     assert cost(module.spec, stats).params == sum(parts)
     assert module.spec.output_grid.nx == 188
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("kitti-second", 5_325_576), ("kitti-second-a", 1_601_960), ("kitti-second-b", 1_342_824)],
+)
+def test_built_seconds_have_the_published_parameters_and_those_of_the_cost(name, expected):
+    spec = preset(name)
+    found = sum(part.numel() for part in build(spec).parameters())
+    assert found == expected
+    assert cost(spec, SparseStats((0,) * 5, (0,) * 4, (0,) * 4)).params == expected

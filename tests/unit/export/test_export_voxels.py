@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +61,21 @@ def test_the_graph_passes_the_gates_and_holds_one_gather_per_sparse_layer(export
     assert record["operators"]["Gather"] == record["operators"]["MatMul"] + record["operators"].get("Gemm", 0)
     assert record["operators"]["Gather"] == convolutions
     assert record["operators"]["ScatterND"] == 1
+
+
+def test_fp16_passes_its_gate_with_coordinates_and_the_first_layer_in_fp32(exported, model, tmp_path, monkeypatch):
+    folder, _ = exported
+    monkeypatch.setattr("kd3d.export.onnx.rtx_gate", lambda *_, **__: Gate("trt-rtx", "skipped", reason="slow"))
+    monkeypatch.setattr("kd3d.export.onnx.write_graph", lambda *a, **_: shutil.copy(folder / "model.onnx", a[2]))
+    result = export_onnx(model, tmp_path / "half", precision="fp16")
+    half = next(gate for gate in result.gates if gate.name == "fp16")
+    assert half.state == "passed"
+    assert half.details["emulation"]["passed"]
+    assert half.details["nodes_fp16"] > 50
+    kept = half.details["kept_fp32"]
+    assert all(rule.startswith("absolute") for rule in kept.values())
+    assert len(kept) == 4  # the padding row, the gather and the product of the first layer only
+    assert result.parity.passed
 
 
 def test_the_pipeline_file_names_voxels_and_tables(exported):
