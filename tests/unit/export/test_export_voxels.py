@@ -133,6 +133,7 @@ def test_trtexec_gets_a_shape_for_every_table():
 
 
 @pytest.mark.slow
+@pytest.mark.rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_waymo_voxel_xs_builds_in_tensorrt_rtx(precision, tmp_path):
     pytest.importorskip("tensorrt_rtx")
