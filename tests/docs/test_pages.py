@@ -78,7 +78,7 @@ def test_every_option_that_a_page_names_exists(page):
     }
     for line in page.read_text().splitlines():
         if line.startswith("kd3d "):
-            named = re.findall(r"(?<=\s)--[a-z][a-z-]*", line.split("#")[0])
+            named = re.findall(r"(?<=\s)--[a-z][a-z0-9-]*", line.split("#")[0])
             assert not [option for option in named if option not in known and option not in ("--help", "--version")], (
                 line
             )

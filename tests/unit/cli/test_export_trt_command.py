@@ -49,7 +49,7 @@ def test_the_trtexec_line_needs_no_tensorrt(graph, tmp_path):
     [
         (["--capability", "SM89"], "--capability needs --rtx"),
         (["--pillars", "1,2"], "--pillars takes three numbers such as 1,10000,30000, not '1,2'"),
-        (["--precision", "int4"], "--precision must be fp32, fp16 or auto, not int4"),
+        (["--precision", "int4"], "--precision must be fp32, fp16, int8 or auto, not int4"),
     ],
 )
 def test_senseless_options_are_refused(graph, tmp_path, capsys, options, text):

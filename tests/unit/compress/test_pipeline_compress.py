@@ -59,7 +59,7 @@ def teacher():
 TRAIN = TrainSettings(steps=3, batch_size=2, precision="fp32", workers=0, checkpoint_every=1)
 
 
-def fake_score(module, dataset, out, progress=None):
+def fake_score(module, dataset, out, progress=None, *, max_range_m=None):
     """Prefers larger cells; runs the network so that a broken one fails."""
     boxes = predictor(module)(dataset[0])
     return {"mAP": module.spec.grid.cell_m / 10, "NDS": 0.5, "boxes": len(boxes)}
@@ -155,7 +155,7 @@ def test_compress_chooses_the_best_candidate_and_records_everything(teacher, tmp
 def test_candidates_are_compared_on_held_out_training_frames_and_never_on_validation(teacher, tmp_path, monkeypatch):
     scored = []
 
-    def spy(module, dataset, out, progress=None):
+    def spy(module, dataset, out, progress=None, *, max_range_m=None):
         scored.append(tuple(dataset.tokens))
         return fake_score(module, dataset, out)
 
