@@ -40,7 +40,8 @@ class DistillSettings:
     Args:
         train: the training run.
         recipe: what the teacher teaches.
-        inherit: rule by which teacher weights are taken over (``kd3d.compress.inherit.rules.NAMES``), or ``None`` for a fresh start.
+        inherit: rule by which teacher weights are taken over (``kd3d.compress.inherit.rules.NAMES``), or ``None`` for a
+            fresh start.
         control: also train the same student, as long, without teacher: no distillation and no inheritance.
         cache: keeps the teacher's answers, so that it runs once per frame and recorded augmentation; ``None`` runs it
             at every step. The control then sees the same recorded augmentations.

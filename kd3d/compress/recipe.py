@@ -20,6 +20,7 @@ from kd3d.errors import UsageError
 from kd3d.spec import DetectorSpec
 from kd3d.training.objective import DetectionWeights
 
+
 @dataclass(frozen=True)
 class Recipe:
     """Weights and switches; 0 leaves a signal out.

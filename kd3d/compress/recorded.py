@@ -80,7 +80,9 @@ class CachedTeacher:
             workers=self.train.workers,
             told=told,
         )
-        note = f"{filled.records} answers, {filled.made} of them new, {filled.seconds:.0f} s, {filled.bytes / 1e6:.1f} MB"
+        note = (
+            f"{filled.records} answers, {filled.made} of them new, {filled.seconds:.0f} s, {filled.bytes / 1e6:.1f} MB"
+        )
         progress(StageUpdate("teacher cache", filled.records, filled.records, note=note))
         return cache, filled
 
@@ -110,7 +112,7 @@ class CachedTeacher:
         )
 
     def _identity(self) -> dict[str, Any]:
-        """What decides the answers, as JSON values. Weights of losses do not, nor does the student beyond its classes."""
+        """What decides the answers, as JSON values: not the weights of losses, of the student only its classes."""
         data, objective = self.data.identity(), self.objective
         label_kd = objective.label_kd
         return {
@@ -158,8 +160,8 @@ def check_cacheable(objective: DistillationObjective, records: int) -> None:
         if sizes:
             each = sum(sizes.values())
             raise UsageError(
-                f"{signal.name} reads the teacher's whole feature map ({', '.join(sizes)}): {each / 1e6:.1f} MB for each "
-                f"of {records} recorded frames, {each * records / 1e9:.1f} GB in all. {advice}"
+                f"{signal.name} reads the teacher's whole feature map ({', '.join(sizes)}): {each / 1e6:.1f} MB for "
+                f"each of {records} recorded frames, {each * records / 1e9:.1f} GB in all. {advice}"
             )
 
 

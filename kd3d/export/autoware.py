@@ -182,9 +182,7 @@ class _Work:
         spec = model.spec
         self.model, self.settings, self.frames = model, settings, frames
         self.tolerance = tolerance or (Tolerance() if settings.precision == "fp32" else FP16_TOLERANCE)
-        self.decoration = rules.decoration(
-            spec, features=settings.features, intensity_scale=settings.intensity_scale
-        )
+        self.decoration = rules.decoration(spec, features=settings.features, intensity_scale=settings.intensity_scale)
         self.classes = rules.class_names(spec, settings.class_names)
         lowest = min(settings.score_threshold, _FLOOR)
         self.spec = rules.node_spec(spec, score_threshold=lowest, circle_m=settings.circle_m)
@@ -203,9 +201,7 @@ class _Work:
         half: list[Gate] = []
         with self.node(folder) as node:
             if self.settings.precision == "fp16":
-                half = [
-                    convert_files(encoder, head, reference, node, frames=self.frames, tolerance=self.tolerance)
-                ]
+                half = [convert_files(encoder, head, reference, node, frames=self.frames, tolerance=self.tolerance)]
         operators = {path.stem: check_graph(path) for path in (encoder, head)}
         objections = {path.stem: check_targets(path, self.settings.targets) for path in (encoder, head)}
         report = self._parity(reference, folder)
@@ -313,9 +309,21 @@ def _pipeline(names: tuple[str, str]) -> dict[str, Any]:
     encoder, head = names
     steps = [
         {"name": "pre", "kind": "host", "operation": "autoware", "inputs": ["points"], "outputs": ["input_features"]},
-        {"name": "encoder", "kind": "onnx", "file": encoder, "inputs": ["input_features"], "outputs": ["pillar_features"]},
+        {
+            "name": "encoder",
+            "kind": "onnx",
+            "file": encoder,
+            "inputs": ["input_features"],
+            "outputs": ["pillar_features"],
+        },
         {"name": "scatter", "kind": "host", "operation": "autoware", "inputs": ["pillar_features"]},
         {"name": "head", "kind": "onnx", "file": head, "inputs": ["spatial_features"], "outputs": list(rules.OUTPUTS)},
-        {"name": "decode", "kind": "host", "operation": "autoware", "inputs": list(rules.OUTPUTS), "outputs": ["boxes"]},
+        {
+            "name": "decode",
+            "kind": "host",
+            "operation": "autoware",
+            "inputs": list(rules.OUTPUTS),
+            "outputs": ["boxes"],
+        },
     ]
     return {"format": 2, "layout": "autoware", "spec": SPEC_FILE, "steps": steps, "state": []}

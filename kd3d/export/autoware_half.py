@@ -41,7 +41,8 @@ def convert_files(
     """Convert both files in place, after the gate.
 
     Args:
-        encoder, head: fp32 files; kept as they are where the gate fails.
+        encoder: fp32 file; kept as it is where the gate fails.
+        head: likewise.
         reference: the torch detector in the node.
         node: the files in the node; only its stages beside the networks are used.
         frames: calibration frames.

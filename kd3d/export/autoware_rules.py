@@ -67,8 +67,8 @@ def check_fits(spec: DetectorSpec) -> None:
         raise LayoutError(f"{spec.name} has {part}; Autoware's CenterPoint node runs pillars with a centre head only.")
     if len(head.tasks) != 1:
         raise LayoutError(
-            f"{spec.name} has {len(head.tasks)} tasks, each with boxes of its own; Autoware's CenterPoint node reads one "
-            "set of six maps and takes the best class of each cell. Distil a student whose classes are one task."
+            f"{spec.name} has {len(head.tasks)} tasks, each with boxes of its own; Autoware's CenterPoint node reads "
+            "one set of six maps and takes the best class of each cell. Distil a student whose classes are one task."
         )
     if encoder.filters[-1] > PILLAR_CHANNELS:
         raise LayoutError(
@@ -78,11 +78,13 @@ def check_fits(spec: DetectorSpec) -> None:
     foreign = [name for name in spec.points.features if name not in ("x", "y", "z", "intensity", "time_lag")]
     if foreign:
         raise LayoutError(
-            f"{spec.name} eats the point column(s) {', '.join(foreign)}, which Autoware's CenterPoint node does not feed."
+            f"{spec.name} eats the point column(s) {', '.join(foreign)}, which Autoware's CenterPoint node does not "
+            "feed."
         )
     if "intensity" in spec.points.features and spec.points.intensity == "tanh":
         raise LayoutError(
-            f"{spec.name} eats tanh of the intensity. The node feeds it linearly, and no linear layer makes one of the other."
+            f"{spec.name} eats tanh of the intensity. The node feeds it linearly, and no linear layer makes one of "
+            "the other."
         )
 
 

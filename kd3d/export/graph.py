@@ -160,7 +160,9 @@ def lower_opset(path: Path, opset: int) -> None:
         model = converter.convert_version(onnx.load(path), opset)
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise GraphError(f"{path.stem} cannot be written for opset {opset}: {first} Choose a higher --opset.") from error
+        raise GraphError(
+            f"{path.stem} cannot be written for opset {opset}: {first} Choose a higher --opset."
+        ) from error
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     onnx.save(model, path)
 

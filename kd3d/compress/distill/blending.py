@@ -161,8 +161,7 @@ class GradientBlend:
         return share.info
 
     def _at_the_cut(self, named: Named, moment: Moment) -> dict[str, float]:
-        """Gradients of the maps at the cut are compared: an approximation of the above, with one pass through the trunk.
-        """
+        """Compare the gradients of the maps at the cut: an approximation of the above, with one pass of the trunk."""
         assert self._found is not None
         assert self._trunk is not None
         assert self._cut is not None

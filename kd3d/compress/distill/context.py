@@ -51,7 +51,8 @@ def check_cells(student: DetectorSpec, teacher: DetectorSpec, what: str) -> None
     """Refuse models whose output grids differ.
 
     Args:
-        student, teacher: the models.
+        student: the one model.
+        teacher: the other.
         what: what cannot be done then, such as "proposals can be ranked".
 
     Raises:

@@ -118,6 +118,6 @@ def _check_room(cache: TeacherCache, records: int) -> None:
     free = shutil.disk_usage(cache.folder).free
     if need > free:
         raise OutputError(
-            f"{cache.folder}: the teacher cache needs about {need / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free. "
-            "Free some space, choose another folder, or record fewer augmentations (--cache-augmentations)."
+            f"{cache.folder}: the teacher cache needs about {need / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are "
+            "free. Free some space, choose another folder, or record fewer augmentations (--cache-augmentations)."
         )

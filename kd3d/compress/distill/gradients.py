@@ -61,8 +61,8 @@ def gram(found: Gradients, shared: Sequence[int], *, exact: bool = True) -> Tens
     Args:
         found: the gradients.
         shared: slots that count.
-        exact: ``False`` multiplies in single precision, 65,536 numbers at a time, and adds up in double: for maps, which
-            are large and come from half precision.
+        exact: ``False`` multiplies in single precision, 65,536 numbers at a time, and adds up in double: for maps,
+            which are large and come from half precision.
     """
     rows = list(found.values())
     device = next((g.device for row in rows for g in row if g is not None), torch.device("cpu"))

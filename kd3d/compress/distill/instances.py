@@ -42,7 +42,8 @@ class InstanceLogits(LabelFree):
     def __post_init__(self) -> None:
         if self.count < 1 or self.window < 1 or self.window % 2 == 0:
             raise UsageError(
-                f"GID needs at least 1 instance (not {self.count}) in a window of an odd number of cells (not {self.window})."
+                f"GID needs at least 1 instance (not {self.count}) in a window of an odd number of cells "
+                f"(not {self.window})."
             )
 
     def __call__(self, context: SignalContext) -> Term:
@@ -59,7 +60,8 @@ class InstanceLogits(LabelFree):
         """``[B, H, W]``: 1 in the squares of the general instances.
 
         Args:
-            student, teacher: probabilities ``[B, C, H, W]``.
+            student: probabilities ``[B, C, H, W]``.
+            teacher: likewise.
             known: ``[H, W]`` bool, where the student's are known.
         """
         apart = (teacher - student).abs().amax(1) * known

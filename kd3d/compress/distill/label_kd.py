@@ -72,7 +72,9 @@ class LabelKD:
             teacher_spec: decodes ``teacher``.
             student_spec: its classes are the labels of the result.
         """
-        return self.joined(truth, self.found(teacher, teacher_spec), teacher_spec=teacher_spec, student_spec=student_spec)
+        return self.joined(
+            truth, self.found(teacher, teacher_spec), teacher_spec=teacher_spec, student_spec=student_spec
+        )
 
     def found(self, teacher: Sequence[TaskMaps], spec: DetectorSpec) -> list[Boxes3D]:
         """The teacher's boxes per frame, with scores; labels in its own classes.

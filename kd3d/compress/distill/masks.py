@@ -11,8 +11,8 @@ from torch import Tensor
 from kd3d.errors import UsageError
 
 if TYPE_CHECKING:
-    from kd3d.compress.distill.reads import Extent
     from kd3d.compress.distill.context import SignalContext
+    from kd3d.compress.distill.reads import Extent
 
 
 FLOOR = 1e-4  # probabilities are compared inside 1e-4 .. 1 - 1e-4, as in the released SparseKD

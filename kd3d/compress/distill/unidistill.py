@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kd3d.compress.distill.context import CLAMP, SignalContext, class_logits, regression_maps
-from kd3d.compress.distill.reads import HeadSignal, Reads
 from kd3d.compress.distill.points import nine_points, sample_points
+from kd3d.compress.distill.reads import HeadSignal, Reads
 from kd3d.compress.distill.resample import inside, resample, same_cells
 from kd3d.compress.distill.taps import TapSignal
 from kd3d.errors import UsageError

@@ -26,10 +26,10 @@ def plan(
     """Say for every tensor of the student which part of which teacher tensor it takes.
 
     Widths: ``rule`` chooses output channels of each layer; consumers read the same channels, through normalisation,
-    activation, the point/maximum pair of the pillar encoder, the sums of residual blocks, the height that a voxel encoder
-    folds into channels, and the concatenation of the up branches. Depths: by nearest position in the level or sparse
-    stage; extra student layers copy the nearest teacher layer, surplus ones are skipped. Cell and range are free. Point
-    features and classes are matched by name.
+    activation, the point/maximum pair of the pillar encoder, the sums of residual blocks, the height that a voxel
+    encoder folds into channels, and the concatenation of the up branches. Depths: by nearest position in the level or
+    sparse stage; extra student layers copy the nearest teacher layer, surplus ones are skipped. Cell and range are free.
+    Point features and classes are matched by name.
 
     Args:
         teacher_spec: of the network that ``teacher_weights`` belong to.
@@ -50,8 +50,8 @@ def plan(
 
 
 def copied(student: DetectorSpec, teacher_weights: Mapping[str, Tensor]) -> InheritPlan:
-    """Checkpoint to checkpoint: every tensor of the teacher with the same name and shape, as the released SparseKD loads
-    its pillar students. A comparison arm: it knows nothing of the flow of data.
+    """Checkpoint to checkpoint: every tensor of the teacher with the same name and shape, as the released SparseKD
+    loads its pillar students. A comparison arm: it knows nothing of the flow of data.
     """
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in build(student).state_dict().items()}
@@ -99,7 +99,9 @@ class _DataFlow:
         note = weight.note if isinstance(weight, Pick) and FRESH_INDEX in kept else ""
         found: list[tuple[str, Entry]] = [(names[0], weight)]
         for name in names[1:]:
-            bias = Pick(f"{other.module}.bias", (kept,), note) if other.bias else Fresh("the teacher's layer has no bias")
+            bias = (
+                Pick(f"{other.module}.bias", (kept,), note) if other.bias else Fresh("the teacher's layer has no bias")
+            )
             found.append((name, bias))
         for name in norms:
             source = f"{other.norm}.{name.rsplit('.', 1)[1]}"

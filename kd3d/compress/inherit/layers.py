@@ -25,7 +25,8 @@ class Piece:
         source: the layer that writes them.
         width: how many.
         role: tells apart two runs of the same source.
-        depth: heights folded into channels: channel ``c`` of the source is here ``c * depth`` to ``c * depth + depth - 1``.
+        depth: heights folded into channels: channel ``c`` of the source is here ``c * depth`` to
+            ``c * depth + depth - 1``.
     """
 
     source: Key

@@ -1,4 +1,4 @@
-"""Which teacher layer stands for each layer of the student's encoder, and which of them share one choice of channels."""
+"""Which teacher layer stands for each layer of the student's encoder, and which share one choice of channels."""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ def find_rule(name: str) -> ChannelRule | WriterRule:
         UsageError: there is none, or it needs frames; lists those there are.
     """
     if name == TAYLOR:
-        raise UsageError("the taylor rule needs training frames: give what kd3d.compress.inherit.scored.taylor returns.")
+        raise UsageError(
+            "the taylor rule needs training frames: give what kd3d.compress.inherit.scored.taylor returns."
+        )
     if name not in RULES:
         raise UsageError(f"there is no inheritance rule {name!r}. Use one of {', '.join(NAMES)}.")
     return RULES[name]

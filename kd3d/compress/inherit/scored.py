@@ -133,7 +133,9 @@ def taylor(teacher: CenterPoint, dataset: SampleDataset, *, frames: int = 32, ba
             gradients = iter(torch.autograd.grad(total(terms)[0], parameters, allow_unused=True))
             for name, norm in norms.items():
                 parts = [(norm.weight, next(gradients)), (norm.bias, next(gradients))]
-                change = sum((p.detach() * g for p, g in parts if g is not None), torch.zeros(norm.num_features, device=device))
+                change = sum(
+                    (p.detach() * g for p, g in parts if g is not None), torch.zeros(norm.num_features, device=device)
+                )
                 found[name] += change.double().cpu().square()
     finally:
         teacher.train(training)

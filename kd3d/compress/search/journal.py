@@ -14,9 +14,9 @@ _BLOCK = 1 << 16
 def open_journal(path: Path) -> Any:
     """Optuna's journal backend on ``path``.
 
-    Optuna passes over a last line that was cut, but would write the next entry behind it, on the same line, which nobody
-    could read again. So whoever holds the lock for writing first takes such a line away: the entry was never read,
-    and who wrote it was told that it failed, or died.
+    Optuna passes over a last line that was cut, but would write the next entry behind it, on the same line, which
+    nobody could read again. So whoever holds the lock for writing first takes such a line away: the entry was never
+    read, and who wrote it was told that it failed, or died.
     """
     journal = require("optuna.storages.journal", extra="search")
 

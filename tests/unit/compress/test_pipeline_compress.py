@@ -8,8 +8,8 @@ import torch
 
 from kd3d.compress import distilling
 from kd3d.compress import pipeline as verbs
-from kd3d.compress.distill.cache import CacheSettings
 from kd3d.compress.data import CompressData, predictor
+from kd3d.compress.distill.cache import CacheSettings
 from kd3d.compress.pipeline import CompressSettings, DistillSettings, Recipe, compress, distill
 from kd3d.compress.search import trial
 from kd3d.compress.search.budget import Budgets
@@ -194,7 +194,9 @@ def test_settings_refuse_nonsense():
         CompressSettings(DistillSettings(TRAIN), short_steps=0)
 
 
-def test_a_distillation_with_a_teacher_cache_asks_the_teacher_once_and_says_what_it_cost(teacher, tmp_path, monkeypatch):
+def test_a_distillation_with_a_teacher_cache_asks_the_teacher_once_and_says_what_it_cost(
+    teacher, tmp_path, monkeypatch
+):
     data = CompressData(Frames(), Frames(2), Augmentation(flip_y=True, rotation_rad=0.3))
     monkeypatch.setattr(distilling, "score", fake_score)
     settings = DistillSettings(replace(TRAIN, steps=9), control=True, cache=CacheSettings(None, 2))

@@ -1,4 +1,4 @@
-"""A student in Autoware's layout gives, by the node's rules written down independently, the boxes that it gives here."""
+"""A student in Autoware's layout gives, by the node's rules written down independently, the boxes it gives here."""
 
 import importlib.util
 import json
@@ -286,7 +286,7 @@ def test_the_files_are_what_the_node_binds(exported):
     ]  # fmt: skip
     assert {node.op_type for node in head.graph.node} == {"Conv", "ConvTranspose", "Relu", "Concat"}
     assert [item.version for item in head.opset_import] == [17]
-    assert dict((item.key, item.value) for item in head.metadata_props)["kd3d.layout"] == "autoware"
+    assert {item.key: item.value for item in head.metadata_props}["kd3d.layout"] == "autoware"
     gates = {gate.name: gate for gate in result.gates}
     assert list(gates) == ["checker", "operators", "parity", "trt-rtx"]
     assert all(not found for of in gates["operators"].details["objections"].values() for found in of.values())
@@ -310,7 +310,7 @@ def test_the_newer_bundle_says_the_same_as_the_older_files(exported):
     remapper = autoware_node.parameters((folder / bundle["class_remapper_param_path"]).read_text())
     assert [len(value) for value in remapper.values()] == [64, 64, 64]
     scores = bundle["model_params"]["detection_score_thresholds"]["min_confidence_scores"]
-    assert scores == dict.fromkeys(("CAR", "BICYCLE", "PEDESTRIAN"), [THRESHOLD])
+    assert scores == {key: [THRESHOLD] for key in ("CAR", "BICYCLE", "PEDESTRIAN")}
 
 
 def test_float16_files_give_our_boxes_too_and_keep_the_canvas_in_float16(tmp_path, no_builds):
@@ -372,7 +372,7 @@ def test_files_that_differ_from_torch_are_refused_and_leave_nothing(tmp_path, mo
         return encoder, head
 
     monkeypatch.setattr(autoware, "autoware_networks", turned)
-    with pytest.raises(GateError, match="gate parity: in the node, .* differ on 5 frame") as caught:
+    with pytest.raises(GateError, match=r"gate parity: in the node, .* differ on 5 frame") as caught:
         export_autoware(trained_like(small()), tmp_path / "out", AutowareSettings(name="m"))
     assert caught.value.gate == "parity"
     assert not list(tmp_path.iterdir())
@@ -400,7 +400,7 @@ def test_what_the_node_cannot_run_is_refused_with_the_reason(reason, tmp_path):
 def test_settings_that_make_no_sense_are_named():
     with pytest.raises(UsageError, match="the model name must be letters"):
         AutowareSettings(name="a b")
-    with pytest.raises(UsageError, match="the circle's radius positive; got 0.35, 0 and 0 m"):
+    with pytest.raises(UsageError, match=r"the circle's radius positive; got 0\.35, 0 and 0 m"):
         AutowareSettings(name="m", circle_m=0)
     with pytest.raises(UsageError, match="opset must be 17 to 20, not 16"):
         AutowareSettings(name="m", opset=16)
@@ -428,7 +428,7 @@ def test_an_operator_that_an_older_set_lacks_is_a_refused_graph(tmp_path):
     node = onnx.helper.make_node("Gelu", ["x"], ["y"])
     graph = onnx.helper.make_graph([node], "g", value[:1], value[1:])
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), tmp_path / "a.onnx")
-    with pytest.raises(GraphError, match="a cannot be written for opset 17: .*Choose a higher --opset"):
+    with pytest.raises(GraphError, match=r"a cannot be written for opset 17: .*Choose a higher --opset"):
         lower_opset(tmp_path / "a.onnx", 17)
 
 

@@ -1,4 +1,4 @@
-"""Gate ``engine``: the engine that was built is run against its ONNX, on a fake device; and what it says if it cannot."""
+"""Gate ``engine``: the engine that was built is run against its ONNX, on a fake device; what it says if it cannot."""
 
 import json
 import sys

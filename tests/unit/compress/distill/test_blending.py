@@ -277,6 +277,8 @@ def test_two_processes_step_like_one_with_the_joined_batch_and_agree_on_what_is_
 
 
 def test_signals_that_read_heads_alone_are_cut_at_the_heads_and_those_on_the_neck_at_the_neck():
+    from training_frames import memory_dataset
+
     from kd3d.compress.distill.objective import DistillationObjective
     from kd3d.compress.distill.registry import made
     from kd3d.compress.distill.signals import CenterRegression, PivotalLogits
@@ -286,7 +288,6 @@ def test_signals_that_read_heads_alone_are_cut_at_the_heads_and_those_on_the_nec
     from kd3d.training.loader import FrameSource
     from kd3d.training.session import Session
     from kd3d.training.settings import TrainSettings
-    from training_frames import memory_dataset
 
     spec = preset("world-centerpoint-pillar-tiny")
     frames = memory_dataset(2)

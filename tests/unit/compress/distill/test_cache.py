@@ -102,12 +102,14 @@ COARSE = replace(TINY, grid=replace(TINY.grid, cell_m=3.2))
 
 def source_of(dataset, objective, draws=2, answers=None, **more):
     settings = {"augmentation": AUGMENTATION, "database": None, "seed": 5, **more}
-    return FrameSource(dataset, objective.student_spec, objective.teacher_input, draws=Draws(draws, answers), **settings)
+    return FrameSource(
+        dataset, objective.student_spec, objective.teacher_input, draws=Draws(draws, answers), **settings
+    )
 
 
-def objective_of(student=TINY, *, seed=0, signals=(PivotalLogits(),), **more):
+def objective_of(student=TINY, *, seed=0, signals=None, **more):
     torch.manual_seed(seed)
-    return DistillationObjective(build(TINY), student, signals, **more)
+    return DistillationObjective(build(TINY), student, signals or (PivotalLogits(),), **more)
 
 
 def cache_of(folder, objective, dataset, draws=2):
@@ -117,7 +119,9 @@ def cache_of(folder, objective, dataset, draws=2):
 def filled(folder, objective, dataset, draws=2, **more):
     cache = cache_of(folder, objective, dataset, draws)
     source = source_of(dataset, objective, draws)
-    return cache, fill(cache, source, objective, device=CPU, autocast=lambda: torch.autocast("cpu", enabled=False), **more)
+    return cache, fill(
+        cache, source, objective, device=CPU, autocast=lambda: torch.autocast("cpu", enabled=False), **more
+    )
 
 
 @pytest.mark.parametrize("student", [TINY, COARSE], ids=["same pillars", "other pillars"])
@@ -177,7 +181,7 @@ def test_a_killed_first_pass_goes_on_and_a_damaged_file_is_made_again(frames, tm
 
 def test_a_missing_answer_is_asked_for_in_training(frames, tmp_path):
     objective = objective_of(COARSE)
-    cache, _ = filled(tmp_path, objective, frames)
+    _cache, _ = filled(tmp_path, objective, frames)
     for path in tmp_path.glob("draw000*"):
         path.unlink()
     source = source_of(frames, objective, answers=cache_of(tmp_path, objective, frames))
@@ -242,7 +246,9 @@ def test_what_cannot_be_cached_says_why_and_how_large_it_would_be():
     from kd3d.compress.distill.registry import made
 
     (mimic,) = made({"signal": "mimic"}, TINY, TINY)
-    with pytest.raises(UsageError, match=r"kd\.mimic\.neck reads the teacher's whole feature map \(neck\): .* MB .* GB"):
+    with pytest.raises(
+        UsageError, match=r"kd\.mimic\.neck reads the teacher's whole feature map \(neck\): .* MB .* GB"
+    ):
         check_cacheable(objective_of(signals=[mimic]), 1000)
     with pytest.raises(UsageError, match="batch statistics"):
         check_cacheable(objective_of(running=TeacherSettings(norm="train")), 10)

@@ -7,8 +7,8 @@ import torch
 from kd3d.compress.distill.features import cross_scale
 from kd3d.compress.distill.label_kd import LabelKD
 from kd3d.compress.distill.objective import DistillationObjective, same_input
-from kd3d.compress.distill.teacher import TeacherSettings
 from kd3d.compress.distill.signals import CenterRegression, PivotalLogits
+from kd3d.compress.distill.teacher import TeacherSettings
 from kd3d.datasets.sample import Sample
 from kd3d.detectors.build import build
 from kd3d.detectors.presets import preset

@@ -374,7 +374,7 @@ def test_general_instances_are_the_places_of_most_disagreement_whoever_is_right(
     assert InstanceLogits(count=1).instances(student, teacher, everywhere).sum() == 9
     assert InstanceLogits(threshold=0.75).instances(student, teacher, everywhere).sum() == 9
     for wrong in ({"count": 0}, {"window": 4}):
-        with pytest.raises(UsageError, match="at least 1 instance .* odd number of cells"):
+        with pytest.raises(UsageError, match=r"at least 1 instance .* odd number of cells"):
             InstanceLogits(**wrong)
 
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
 from kd3d.compress.inherit.layers import layers
-
 from kd3d.compress.inherit.plan import Fresh, InheritPlan, Pick, Resize
 from kd3d.compress.inherit.positions import nearest_position
 from kd3d.compress.inherit.rules import l1

@@ -103,9 +103,7 @@ def test_c10_the_first_bev_convolution_reads_both_heights_of_the_channels_that_a
     teacher_spec = preset("waymo-centerpoint-voxel")
     student_spec = preset("waymo-centerpoint-voxel-xs" if share == 0.75 else "waymo-centerpoint-voxel-xxs")
     student_spec = replace(student_spec, backbone=teacher_spec.backbone)
-    weights = {
-        name: tensor for name, tensor in build(teacher_spec).state_dict().items()
-    }
+    weights = dict(build(teacher_spec).state_dict().items())
     made = plan(teacher_spec, student_spec, "first", weights)
     kept, read = made.entries["backbone.levels.0.0.conv.weight"].indices
     narrow = int(128 * share)
@@ -138,9 +136,10 @@ def test_another_depth_keeps_one_choice_per_stage(kind):
         sources.append(entry.source.split(".")[4])
     assert sources == ["0", "1", "1", "2"]
     assert made.entries["encoder.stages.2.down.conv.weight"].indices[1] == stage
-    assert made.entries["encoder.out.conv.weight"].indices[1] == made.entries[
-        "encoder.stages.2.down.conv.weight"
-    ].indices[0]
+    assert (
+        made.entries["encoder.out.conv.weight"].indices[1]
+        == made.entries["encoder.stages.2.down.conv.weight"].indices[0]
+    )
     apply_plan(made, build(student_spec).state_dict(), teacher.state_dict())
 
 
@@ -169,9 +168,7 @@ def test_what_cannot_be_inherited_says_why():
     other = network(pillars, 0).state_dict()
     assert reason(teacher_spec, down, pillars, other) == "the teacher's encoder has pillars"
     low = replace(teacher_spec, encoder=replace(teacher_spec.encoder, height_m=0.05))
-    assert (
-        reason(low, "backbone.levels.0.0.conv.weight") == "the teacher folds another number of heights into channels"
-    )
+    assert reason(low, "backbone.levels.0.0.conv.weight") == "the teacher folds another number of heights into channels"
 
 
 @given(st.data(), st.sampled_from(["residual", "plain"]))
