@@ -28,8 +28,8 @@ def plan(
     Widths: ``rule`` chooses output channels of each layer; consumers read the same channels, through normalisation,
     activation, the point/maximum pair of the pillar encoder, the sums of residual blocks, the height that a voxel
     encoder folds into channels, and the concatenation of the up branches. Depths: by nearest position in the level or
-    sparse stage; extra student layers copy the nearest teacher layer, surplus ones are skipped. Cell and range are free.
-    Point features and classes are matched by name.
+    sparse stage; extra student layers copy the nearest teacher layer, surplus ones are skipped. Cell and range are
+    free. Point features and classes are matched by name.
 
     Args:
         teacher_spec: of the network that ``teacher_weights`` belong to.
