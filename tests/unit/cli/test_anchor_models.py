@@ -75,6 +75,7 @@ def test_an_export_passes_its_gates_with_boxes_to_compare(exported):
 
 
 @pytest.mark.slow
+@pytest.mark.rtx
 def test_tensorrt_rtx_builds_the_network_where_it_is_installed(model, tmp_path, said):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     gates = said("export", "onnx", "--model", model, "--out", tmp_path / "onnx")["gates"]
