@@ -97,4 +97,4 @@ def test_boxes_of_kitti_have_no_nuscenes_results_file(capsys, points, tmp_path):
     (tmp_path / "training/calib").mkdir()
     code, found, _ = call(capsys, TINY, "--frames", points, *QUICK, "--data", tmp_path, "--save-boxes", "b.json")
     assert code == 2
-    assert "this data set is KITTI" in found["error"]
+    assert "this data set is of the kind kitti" in found["error"]

@@ -213,7 +213,7 @@ def test_a_data_set_of_no_known_kind_is_refused(dataset, tmp_path):
         def __len__(self):
             return 0
 
-    with pytest.raises(DataError, match="Part: only a whole nuScenes or KITTI split can be evaluated"):
+    with pytest.raises(DataError, match="Part: only a whole nuScenes, KITTI or Waymo split can be evaluated"):
         evaluate(perfect, Part(), classes=CLASSES, out_dir=tmp_path)
 
 
