@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any, TypeVar
 
 from kd3d.errors import BackendError
+
+Made = TypeVar("Made")
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -33,3 +37,20 @@ def available(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
+
+
+def with_numba(make: Callable[[Callable[[Any], Any]], Made]) -> Made | None:
+    """What ``make`` makes with numba's compiler, which takes a function; ``None`` without a working numba.
+
+    Compiled code is kept on disk where there is a folder for it.
+    """
+    if not available("numba"):
+        return None
+    try:
+        from numba import njit
+    except ImportError:  # installed, but not for this numpy
+        return None
+    try:
+        return make(njit(cache=True, nogil=True))
+    except RuntimeError:  # no folder to keep compiled code in
+        return make(njit(nogil=True))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kd3d.optional import available
+from kd3d.optional import with_numba
 
 
 def common_area(a: Any, b: Any, vertices: Any, clipped: Any) -> float:
@@ -77,16 +77,7 @@ def suppress(boxes: Any, threshold: float, post: int) -> Any:
 @functools.cache
 def compiled_suppress() -> Callable[..., Any] | None:
     """``suppress`` compiled, and kept on disk where possible; ``None`` without a working numba."""
-    if not available("numba"):
-        return None
-    try:
-        from numba import njit
-    except ImportError:  # installed, but not for this numpy
-        return None
-    try:
-        return _link(njit(cache=True, nogil=True))
-    except RuntimeError:  # no folder to keep compiled code in
-        return _link(njit(nogil=True))
+    return with_numba(_link)
 
 
 def _link(compile_: Callable[[Any], Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kd3d.optional import available
+from kd3d.optional import with_numba
 
 
 def assign(points: Any, frame: Any, table: Any, cells: Any, counts: Any, slots: Any) -> Any:  # noqa: PLR0917 -- numba calls by position
@@ -141,14 +141,4 @@ class Kernels(NamedTuple):
 @functools.cache
 def compiled() -> Kernels | None:
     """The functions above, compiled and cached on disk where possible; ``None`` without a working numba."""
-    if not available("numba"):
-        return None
-    try:
-        from numba import njit
-    except ImportError:  # installed, but not for this numpy
-        return None
-    functions = (assign, gather, gather_decorated, crop)
-    try:
-        return Kernels(*(njit(cache=True, nogil=True)(function) for function in functions))
-    except RuntimeError:  # no folder to keep compiled code in
-        return Kernels(*(njit(nogil=True)(function) for function in functions))
+    return with_numba(lambda compile_: Kernels(*map(compile_, (assign, gather, gather_decorated, crop))))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kd3d.optional import available
+from kd3d.optional import with_numba
 
 _DIGIT = 2048
 
@@ -165,14 +165,4 @@ class Kernels(NamedTuple):
 @functools.cache
 def compiled() -> Kernels | None:
     """The functions above, compiled and cached on disk where possible; ``None`` without a working numba."""
-    if not available("numba"):
-        return None
-    try:
-        from numba import njit
-    except ImportError:  # installed, but not for this numpy
-        return None
-    functions = (encode, sort_codes, reach, sites, sweep)
-    try:
-        return Kernels(*(njit(cache=True, nogil=True)(function) for function in functions))
-    except RuntimeError:  # no folder to keep compiled code in
-        return Kernels(*(njit(nogil=True)(function) for function in functions))
+    return with_numba(lambda compile_: Kernels(*map(compile_, (encode, sort_codes, reach, sites, sweep))))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kd3d.optional import available
+from kd3d.optional import with_numba
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: neighbouring codes land far apart
 
@@ -64,15 +64,4 @@ def assign_voxels(points: Any, frame: Any, sizes: Any, slots: Any, codes: Any, c
 @functools.cache
 def compiled() -> Callable[..., Any] | None:
     """The function above, compiled and cached on disk where possible; ``None`` without a working numba."""
-    if not available("numba"):
-        return None
-    try:
-        from numba import njit
-    except ImportError:  # installed, but not for this numpy
-        return None
-    function: Callable[..., Any]
-    try:
-        function = njit(cache=True, nogil=True)(assign_voxels)
-    except RuntimeError:  # no folder to keep compiled code in
-        function = njit(nogil=True)(assign_voxels)
-    return function
+    return with_numba(lambda compile_: compile_(assign_voxels))
