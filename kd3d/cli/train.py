@@ -56,8 +56,6 @@ def train(
     json_line: Json = False,
 ) -> None:
     """Train a detector from scratch: a teacher, or a control."""
-    from kd3d.training.teachable import check_teachable
-
     settings = training_settings(
         steps=steps,
         epochs=epochs,
@@ -73,7 +71,6 @@ def train(
     )
     request = {"preset": preset, "data": str(data), "paste": paste, "augment": augment, "eval_split": eval_split}
     spec = read_spec(preset)
-    check_teachable(spec)
     open_run(out, {"command": "train", **request, **settings.identity()}, resume, force)
     from kd3d.report.table import number
 

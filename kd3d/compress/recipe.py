@@ -18,7 +18,7 @@ from kd3d.compress.distill.teacher import TeacherSettings
 from kd3d.detectors.model import CenterPoint
 from kd3d.errors import UsageError
 from kd3d.spec import DetectorSpec
-from kd3d.training.objective import DetectionWeights
+from kd3d.training.objective import Weights
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Recipe:
         teacher: CenterPoint,
         student: DetectorSpec,
         *,
-        weights: DetectionWeights | None = None,
+        weights: Weights | None = None,
         running: TeacherSettings | None = None,
     ) -> DistillationObjective:
         """The objective that trains ``student`` with ``teacher``, which is run as ``running`` says."""

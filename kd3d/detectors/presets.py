@@ -17,6 +17,7 @@ from kd3d.detectors.preset_nuscenes import nuscenes_pillar
 from kd3d.detectors.preset_waymo import waymo_pillar
 from kd3d.detectors.preset_waymo_voxel import waymo_voxel
 from kd3d.detectors.preset_world import world_six_tasks, world_student, world_teacher, world_tiny
+from kd3d.detectors.preset_world_anchor import world_pointpillars_tiny
 from kd3d.detectors.preset_world_voxel import world_voxel_small, world_voxel_tiny
 from kd3d.errors import UsageError
 from kd3d.spec import DetectorSpec
@@ -51,6 +52,7 @@ PRESETS: dict[str, Callable[[], DetectorSpec]] = {
     "world-centerpoint-pillar-tiny": world_tiny,
     "world-centerpoint-voxel-small": world_voxel_small,
     "world-centerpoint-voxel-tiny": world_voxel_tiny,
+    "world-pointpillars-tiny": world_pointpillars_tiny,
 }
 
 
@@ -100,4 +102,5 @@ _LINES: dict[str, str] = {
     "world-centerpoint-pillar-tiny": "for tests: 64 x 64 cells, trains in seconds",
     "world-centerpoint-voxel-small": "a voxel detector for the generated world, 0.2 x 0.2 x 0.4 m, trains on a CPU",
     "world-centerpoint-voxel-tiny": "for tests: voxels of 0.4 m, 64 x 64 cells, trains in seconds",
+    "world-pointpillars-tiny": "for tests: anchors of ten classes on 64 x 64 cells, trains in seconds",
 }

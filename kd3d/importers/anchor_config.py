@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from kd3d.errors import CheckpointError
@@ -46,7 +47,11 @@ def _openpcdet_anchor(name: str, entry: Any, source: str) -> AnchorSpec:
     size = numbers(sizes[0], 3) if isinstance(sizes, list) and len(sizes) == 1 else None
     if size is None or bottoms is None:
         raise CheckpointError(f"{source}: the class {name} must have one anchor size and one height.")
-    return AnchorSpec(name, (size[0], size[1], size[2]), bottoms[0])
+    anchor = AnchorSpec(name, (size[0], size[1], size[2]), bottoms[0])
+    low, high = number(at(entry, "unmatched_threshold")), number(at(entry, "matched_threshold"))
+    if low is None or high is None or (low, high) == anchor.thresholds:
+        return anchor
+    return replace(anchor, matching=(low, high))
 
 
 def anchors_of_mmdet3d(head: Any, classes: tuple[str, ...] | None, source: str) -> AnchorHeadSpec | None:

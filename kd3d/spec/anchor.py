@@ -7,6 +7,26 @@ from typing import Literal
 
 from kd3d.errors import SpecError
 
+# (below, from): an anchor whose overlap with every object is below the first is background, from the second on it
+# stands for an object. By class name: OpenPCDet's configurations for KITTI and Waymo (capitals), and for nuScenes.
+PUBLISHED_MATCHING: dict[str, tuple[float, float]] = {
+    "Car": (0.45, 0.6),
+    "Vehicle": (0.4, 0.55),
+    "Pedestrian": (0.35, 0.5),
+    "Cyclist": (0.35, 0.5),
+    "car": (0.45, 0.6),
+    "truck": (0.4, 0.55),
+    "construction_vehicle": (0.35, 0.5),
+    "bus": (0.4, 0.55),
+    "trailer": (0.35, 0.5),
+    "barrier": (0.4, 0.55),
+    "motorcycle": (0.3, 0.5),
+    "bicycle": (0.35, 0.5),
+    "pedestrian": (0.4, 0.6),
+    "traffic_cone": (0.4, 0.6),
+}
+_LONG_M = 3.0  # a class that is not listed is matched like a car from this length on, else like a pedestrian
+
 
 @dataclass(frozen=True)
 class AnchorSpec:
@@ -16,15 +36,26 @@ class AnchorSpec:
         name: the class.
         size_m: length, width, height.
         bottom_m: height of its bottom; the centre is half its height above.
+        matching: overlaps (IoU seen from above) that decide about an anchor in training: background below the first, an
+            object from the second on, in between it does not count. ``None`` takes the published ones of the class.
     """
 
     name: str
     size_m: tuple[float, float, float]
     bottom_m: float
+    matching: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not self.name or min(self.size_m) <= 0:
             raise SpecError(f"an anchor needs a class name and positive sizes; got {self.name!r}, {self.size_m}.")
+        if self.matching is not None and not 0 < self.matching[0] <= self.matching[1] <= 1:
+            raise SpecError(f"the matching overlaps of {self.name} must rise within 0..1; got {self.matching}.")
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """``matching``, or the published overlaps of the class."""
+        like = "Car" if self.size_m[0] >= _LONG_M else "Pedestrian"
+        return self.matching or PUBLISHED_MATCHING.get(self.name, PUBLISHED_MATCHING[like])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from kd3d.detectors.batch import Batch, prepare
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.spec import DetectorSpec
 from kd3d.training.labels import map_labels
-from kd3d.training.targets import BatchTargets, assign_targets_batch
+from kd3d.training.targets import Targets, make_targets
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; never evaluated
@@ -48,7 +48,7 @@ class TrainBatch:
     student: Batch
     teacher: Batch | None
     boxes: list[Boxes3D]
-    targets: tuple[BatchTargets, ...] | None = None
+    targets: tuple[Targets, ...] | None = None
     recorded: Recorded | None = None
 
     def to(self, device: torch.device | str) -> TrainBatch:
@@ -92,5 +92,5 @@ def make_batch(
         prepare(samples, spec),
         None if teacher_spec is None else prepare(samples, teacher_spec),
         boxes,
-        assign_targets_batch(boxes, spec) if targets else None,
+        make_targets(boxes, spec) if targets else None,
     )

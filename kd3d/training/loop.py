@@ -21,7 +21,6 @@ from kd3d.training.objective import DetectionObjective, Objective
 from kd3d.training.result import TrainResult, TrainUpdate
 from kd3d.training.session import METRICS, Session, Validate
 from kd3d.training.settings import TrainSettings
-from kd3d.training.teachable import check_teachable
 
 __all__ = ["TrainResult", "TrainUpdate", "Validate", "train"]
 
@@ -66,11 +65,10 @@ def train(
         DataError: the data set is empty, has none of the classes, or a frame is damaged.
         NonFiniteError: a loss or gradient is not finite; the last checkpoint stays.
         CheckpointError: the checkpoint is corrupt.
-        UsageError: the detector has an anchor head, or the checkpoint was made with other settings.
+        UsageError: the checkpoint was made with other settings.
         OutputError: ``run`` is not writable or the disk is full.
         KeyboardInterrupt: Ctrl-C; a checkpoint has been written.
     """
-    check_teachable(module.spec)
     if not len(dataset):
         raise DataError("the training set has no frames. Check --data and the split.")
     check_classes(dataset.classes, module.spec.head.classes)

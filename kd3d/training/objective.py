@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from kd3d.runtime.heads import TaskMaps
-from kd3d.spec import DetectorSpec
+from kd3d.runtime.heads import AnchorMaps, TaskMaps
+from kd3d.spec import AnchorHeadSpec, DetectorSpec
+from kd3d.training.anchor_losses import AnchorWeights, anchor_losses
+from kd3d.training.anchor_targets import AnchorBatchTargets
 from kd3d.training.batch import TrainBatch
 from kd3d.training.losses import focal_loss, gather_cells, l1_loss
-from kd3d.training.targets import BatchTargets, assign_targets_batch
+from kd3d.training.targets import BatchTargets, Targets, make_targets
 
 
 @dataclass
@@ -144,25 +146,49 @@ class DetectionWeights:
         return cls(box=0.25, velocity=0.2) if spec.head.velocity else cls()
 
 
-def detection_terms(
-    heads: Sequence[TaskMaps], targets: Sequence[BatchTargets], weights: DetectionWeights
-) -> list[Term]:
-    """CenterPoint's losses of a batch: ``task{t}.heatmap`` (focal) and ``task{t}.box`` (L1), per task.
+Weights: TypeAlias = "DetectionWeights | AnchorWeights"
+
+
+def default_weights(spec: DetectorSpec) -> Weights:
+    """The published weights of the detection losses of ``spec``, whatever its head."""
+    return AnchorWeights() if isinstance(spec.head, AnchorHeadSpec) else DetectionWeights.of(spec)
+
+
+def detection_terms(heads: Sequence[Any], targets: Sequence[Targets], weights: Weights) -> list[Term]:
+    """The detection losses of a batch: CenterPoint's ``task{t}.heatmap`` (focal) and ``task{t}.box`` (L1) per task, or
+    an anchor head's ``anchor.cls``, ``anchor.box`` and ``anchor.dir``.
 
     Args:
         heads: per task, ``[B, C, H, W]`` each.
         targets: per task, on the device of the heads.
-        weights: of the terms.
+        weights: of the terms; of the kind of the head.
     """
-    terms = []
+    terms: list[Term] = []
     for index, (maps, target) in enumerate(zip(heads, targets, strict=True)):
-        terms.append(Term(f"task{index}.heatmap", *focal_loss(maps.hm, target.heatmap), weights.heatmap))
-        branches = (maps.center, maps.center_z, maps.dim, maps.rot, maps.vel)
-        predicted = torch.cat([gather_cells(part, target.cell) for part in branches if part is not None], 1)
-        mask = target.mask.clone()
-        mask[:, 8:] *= weights.velocity
-        terms.append(Term(f"task{index}.box", *l1_loss(predicted, target.values, mask), weights.box))
+        if isinstance(target, AnchorBatchTargets):
+            assert isinstance(weights, AnchorWeights)
+            terms += _anchor_terms(maps, target, weights)
+        else:
+            assert isinstance(weights, DetectionWeights)
+            terms += _task_terms(f"task{index}", maps, target, weights)
     return terms
+
+
+def _task_terms(task: str, maps: TaskMaps, target: BatchTargets, weights: DetectionWeights) -> list[Term]:
+    branches = (maps.center, maps.center_z, maps.dim, maps.rot, maps.vel)
+    predicted = torch.cat([gather_cells(part, target.cell) for part in branches if part is not None], 1)
+    mask = target.mask.clone()
+    mask[:, 8:] *= weights.velocity
+    return [
+        Term(f"{task}.heatmap", *focal_loss(maps.hm, target.heatmap), weights.heatmap),
+        Term(f"{task}.box", *l1_loss(predicted, target.values, mask), weights.box),
+    ]
+
+
+def _anchor_terms(maps: AnchorMaps, target: AnchorBatchTargets, weights: AnchorWeights) -> list[Term]:
+    factors = {"cls": weights.cls, "box": weights.box, "dir": weights.direction}
+    found = anchor_losses(maps, target, weights)
+    return [Term(f"anchor.{name}", *loss, factor) for (name, factor), loss in zip(factors.items(), found, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -170,16 +196,16 @@ class DetectionObjective:
     """The detection losses alone: trains a teacher, or a control without distillation."""
 
     spec: DetectorSpec
-    weights: DetectionWeights | None = None
+    weights: Weights | None = None
 
     def __call__(self, module: nn.Module, batch: TrainBatch) -> list[Term]:
         """See ``Objective``."""
         heads = module(batch.student).heads
-        targets = batch.targets or assign_targets_batch(batch.boxes, self.spec)
-        device = heads[0].hm.device
-        weights = self.weights or DetectionWeights.of(self.spec)
+        targets = batch.targets or make_targets(batch.boxes, self.spec)
+        device = heads[0][0].device
+        weights = self.weights or default_weights(self.spec)
         return detection_terms(heads, [target.to(device) for target in targets], weights)
 
     def identity(self) -> dict[str, object]:
         """Settings that a resumed run must repeat."""
-        return {"kind": "detection", "weights": repr(self.weights or DetectionWeights.of(self.spec))}
+        return {"kind": "detection", "weights": repr(self.weights or default_weights(self.spec))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.runtime.targets import TaskTargets, assign_targets
-from kd3d.spec import DetectorSpec
+from kd3d.spec import AnchorHeadSpec, DetectorSpec
+from kd3d.training.anchor_targets import AnchorBatchTargets, assign_anchors_batch
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,21 @@ class BatchTargets:
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.heatmap, self.cell, self.values, self.mask
+
+
+Targets: TypeAlias = "BatchTargets | AnchorBatchTargets"
+
+
+def make_targets(boxes: Sequence[Boxes3D], spec: DetectorSpec) -> tuple[Targets, ...]:
+    """Targets of a batch of frames, one entry per task, on the CPU, whatever the head.
+
+    Args:
+        boxes: one per frame; labels index ``spec.head.classes``.
+        spec: the detector the targets are for.
+    """
+    if isinstance(spec.head, AnchorHeadSpec):
+        return (assign_anchors_batch(boxes, spec),)
+    return assign_targets_batch(boxes, spec)
 
 
 def assign_targets_batch(

@@ -15,6 +15,6 @@ def check_teachable(*specs: DetectorSpec) -> None:
     for spec in specs:
         if isinstance(spec.head, AnchorHeadSpec):
             raise UsageError(
-                f"{spec.name} has an anchor head. Anchor heads cannot be trained, taught or searched yet, and cannot "
-                "teach: take a detector with a centre head. Eval, export onnx, bench and infer work with anchor heads."
+                f"{spec.name} has an anchor head. Anchor heads cannot be taught or searched yet, and cannot "
+                "teach: take a detector with a centre head. Train, eval, export onnx, bench and infer work with anchor heads."
             )

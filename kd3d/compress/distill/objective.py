@@ -22,8 +22,8 @@ from kd3d.errors import UsageError
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 from kd3d.training.batch import TrainBatch
-from kd3d.training.objective import DetectionWeights, Term, detection_terms
-from kd3d.training.targets import BatchTargets, assign_targets_batch
+from kd3d.training.objective import Term, Weights, default_weights, detection_terms
+from kd3d.training.targets import Targets, make_targets
 
 
 def same_input(student: DetectorSpec, teacher: DetectorSpec) -> bool:
@@ -80,7 +80,7 @@ class DistillationObjective:
         signals: Sequence[Signal] = (),
         *,
         label_kd: LabelKD | None = None,
-        weights: DetectionWeights | None = None,
+        weights: Weights | None = None,
         running: TeacherSettings | None = None,
         blend: BlendSettings | None = None,
         supervised: bool = True,
@@ -96,7 +96,7 @@ class DistillationObjective:
         self.student_spec = student_spec
         self.signals = tuple(signals)
         self.label_kd = label_kd
-        self.weights = weights or DetectionWeights.of(student_spec)
+        self.weights = weights or default_weights(student_spec)
         self.running = running or TeacherSettings()
         self.reads = joined(signal.reads for signal in signals)
         self.answers = Answers()
@@ -129,7 +129,7 @@ class DistillationObjective:
     def __call__(self, module: nn.Module, batch: TrainBatch) -> list[Term]:
         """See ``Objective``."""
         output: DetectorOutput = module(batch.student)
-        device = output.heads[0].hm.device
+        device = output.heads[0][0].device
         teacher = self.answer(batch, device)
         terms: list[Term] = []
         if self.supervised:
@@ -185,9 +185,9 @@ class DistillationObjective:
         assert self.label_kd is not None
         return self.label_kd.found(teacher.heads, self.teacher_spec)
 
-    def _targets(self, batch: TrainBatch, teacher: DetectorOutput) -> Sequence[BatchTargets]:
+    def _targets(self, batch: TrainBatch, teacher: DetectorOutput) -> Sequence[Targets]:
         if self.label_kd is None:
-            return batch.targets or assign_targets_batch(batch.boxes, self.student_spec)
+            return batch.targets or make_targets(batch.boxes, self.student_spec)
         recorded = batch.recorded
         labels = self.label_kd.joined(
             batch.boxes,
@@ -195,4 +195,4 @@ class DistillationObjective:
             teacher_spec=self.teacher_spec,
             student_spec=self.student_spec,
         )
-        return assign_targets_batch(labels, self.student_spec)
+        return make_targets(labels, self.student_spec)

@@ -79,6 +79,26 @@ def test_openpcdets_yaml_with_its_base_is_the_preset(tmp_path):
     assert spec == replace(wanted, decode=replace(wanted.decode, center_limit_m=limit))
 
 
+def test_matching_overlaps_are_taken_over_where_they_are_not_the_published_ones(tmp_path):
+    config = tmp_path / "pointpillar.yaml"
+    car, walker = (
+        "[-1.78]",
+        "anchor_sizes: [[0.8, 0.6, 1.73]], anchor_rotations: [0, 1.57], anchor_bottom_heights: [-0.6]",
+    )
+    text = YAML.replace(car, f"{car}, matched_threshold: 0.6, unmatched_threshold: 0.45").replace(
+        walker, f"{walker}, matched_threshold: 0.4, unmatched_threshold: 0.3"
+    )
+    text = text.replace(
+        "    _BASE_CONFIG_: cfgs/dataset_configs/kitti_dataset.yaml\n",
+        BASE.replace("DATASET", "    DATASET", 1).replace("\nFOV", "\n    FOV").replace("\nPOINT_F", "\n    POINT_F"),
+    )
+    config.write_text(text)
+    path = foreign.write(tmp_path / "x.pth", "openpcdet", foreign.pointpillars("openpcdet"))
+    anchors = import_file(path, config=config).model.spec.anchor_head.anchors
+    assert [anchor.matching for anchor in anchors] == [None, (0.3, 0.4), None]
+    assert [anchor.thresholds for anchor in anchors] == [(0.45, 0.6), (0.3, 0.4), (0.35, 0.5)]
+
+
 def test_det3ds_configuration_is_read_and_not_run(tmp_path, monkeypatch):
     from kd3d.detectors.presets import preset
 

@@ -103,6 +103,24 @@ def test_an_anchor_head_that_contradicts_itself_is_refused():
         AnchorHeadSpec((anchor,), direction_bins=0)
     with pytest.raises(SpecError, match="positive sizes; got 'Car'"):
         replace(anchor, size_m=(0, 1, 1))
+    with pytest.raises(SpecError, match=r"matching overlaps of Car must rise within 0..1; got \(0.6, 0.45\)"):
+        replace(anchor, matching=(0.6, 0.45))
+
+
+def test_anchors_are_matched_as_published_unless_they_say_otherwise():
+    assert AnchorSpec("Car", (3.9, 1.6, 1.56), -1.78).thresholds == (0.45, 0.6)
+    assert AnchorSpec("Pedestrian", (0.8, 0.6, 1.73), -0.6).thresholds == (0.35, 0.5)
+    assert AnchorSpec("pedestrian", (0.8, 0.6, 1.73), -0.6).thresholds == (0.4, 0.6)  # that of nuScenes
+    assert AnchorSpec("ship", (30, 8, 9), 0).thresholds == (0.45, 0.6)
+    assert AnchorSpec("dog", (0.9, 0.3, 0.5), -1).thresholds == (0.35, 0.5)
+    assert AnchorSpec("Car", (3.9, 1.6, 1.56), -1.78, (0.3, 0.5)).thresholds == (0.3, 0.5)
+
+
+def test_a_specification_from_before_matching_existed_is_read():
+    value = to_json(preset("kitti-second"))
+    for anchor in value["head"]["anchors"]:
+        del anchor["matching"]
+    assert from_json(DetectorSpec, value) == preset("kitti-second")
 
 
 def test_anchor_maps_and_layers():
