@@ -6,6 +6,9 @@ export KD3D_SHARED
 
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
+# One test process for each core. Whoever runs out of tests takes the last ones of the other, so that the tests of a
+# file, which share what is built for them, stay together where they can. `make check AT_ONCE=` runs one process.
+AT_ONCE ?= --numprocesses logical --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-all check bench docs clean
 
@@ -21,7 +24,7 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p kd3d
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 test-all: $(VENV)/.installed-dev
 	$(MAKE) check VENV=$(VENV)
@@ -34,7 +37,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/real_data_tables.py
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/docs -m "not gpu"
+	$(BIN)/python -m pytest tests/docs -m "not gpu" $(AT_ONCE)
 
 clean:
 	rm -rf $(VENV)/.installed-all $(VENV)/.installed-dev .mypy_cache .ruff_cache .pytest_cache

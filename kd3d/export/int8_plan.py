@@ -2,7 +2,8 @@
 
 Rules, in this order:
 
-* **points**: layers of the pillar encoder (products of matrices: Gemm, MatMul) stay in higher precision.
+* **points**: layers over points, pillars or voxels (products of matrices: Gemm, MatMul) stay in higher precision. For
+  a CPU not so the sparse convolutions, which are a gather and a product; but the first does, which reads coordinates.
 * **output**: layers that put out a head map stay in higher precision: a score or a size has no step of 1/127.
 * **kernel**: no 8-bit kernel is there: for a transposed convolution in groups, or any of them on a CPU.
 * **sensitive**: what measurement shows to move boxes (``kd3d.export.sensitivity``).
@@ -11,7 +12,8 @@ Every other convolution and transposed convolution is quantised: its weights per
 with one scale. That is where TensorRT wants them: it takes a ReLU and the next QuantizeLinear into the convolution
 before, and moves a QuantizeLinear through a concatenation to its parts. ONNX Runtime's integer convolution also needs
 the tensor that it gives (after its ReLU) in 8 bits, and its integer concatenation and pooling need their parts and
-their result; these share one scale, so that nothing is rounded twice.
+their result; these share one scale, so that nothing is rounded twice. A sparse convolution gathers 8-bit rows, a
+quarter of the memory that it is bound by, and its product gives floats.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Layer:
         bias: its bias' initializer, or ``None``.
         channel: the axis of its output channels in the weights.
         reads: the tensor it reads.
-        gives: the tensor it gives, after its ReLU where it has one.
+        gives: the tensor it gives, after its ReLU where it has one; ``None`` where that may be float for a CPU, too.
+        moved: of a sparse convolution, what a gather and a reshape make of ``reads``; they move 8-bit numbers.
     """
 
     name: str
@@ -47,7 +50,8 @@ class Layer:
     bias: str | None
     channel: int
     reads: str
-    gives: str
+    gives: str | None
+    moved: tuple[str, ...] = ()
 
 
 @dataclass
@@ -83,9 +87,14 @@ def make_int8_plan(model: Any, *, cpu: bool) -> Int8Plan:
     constants = {item.name for item in graph.initializer}
     outputs = {item.name for item in graph.output}
     readers = consumers(graph)
+    makers = {name: node for node in graph.node for name in node.output}
     plan = Int8Plan()
     for node in graph.node:
         if node.op_type not in WEIGHTED:
+            continue
+        sparse = _sparse(node, makers, readers, constants) if cpu and node.input[1] in constants else None
+        if sparse is not None:
+            plan.layers.append(sparse)
             continue
         gives = _after_relu(node.output[0], readers, outputs)
         rule = _rule(node, cpu=cpu, last=bool({gives, node.output[0]} & outputs), constant=node.input[1] in constants)
@@ -100,7 +109,8 @@ def make_int8_plan(model: Any, *, cpu: bool) -> Int8Plan:
 
 def activations(model: Any, plan: Int8Plan, *, cpu: bool) -> list[list[str]]:
     """Tensors to quantise, in groups that share a scale, in the order of the graph."""
-    wanted = {name for layer in plan.layers for name in ((layer.reads, layer.gives) if cpu else (layer.reads,))}
+    wanted = {layer.reads for layer in plan.layers}
+    wanted |= {layer.gives for layer in plan.layers if layer.gives is not None and cpu}
     joined: list[set[str]] = []
     for node in reversed(model.graph.node) if cpu else ():  # a result's need reaches its parts, and their parts
         if node.op_type in _SAME_SCALE and node.output[0] in wanted:
@@ -147,6 +157,28 @@ def _after_relu(name: str, readers: Mapping[str, list[Any]], outputs: Collection
     only = readers.get(name, [])
     fused = len(only) == 1 and only[0].op_type == "Relu" and name not in outputs
     return str(only[0].output[0]) if fused else name
+
+
+def _sparse(
+    node: Any, makers: Mapping[str, Any], readers: Mapping[str, list[Any]], constants: Collection[str]
+) -> Layer | None:
+    """The sparse convolution that a product of matrices ends, unless its rows are an input of the graph."""
+    moved: list[str] = []
+    name = node.input[0]
+    for kind in ("Reshape", "Gather"):
+        maker = makers.get(name)
+        if maker is None or maker.op_type != kind or len(readers[name]) != 1:
+            return None
+        moved.insert(0, name)
+        name = maker.input[0]
+    rows = makers.get(name)  # those of the sites, and one of zeros
+    if rows is None or rows.op_type != "Concat" or rows.input[0] not in makers:
+        return None
+    added = readers.get(node.output[0], [])
+    bias = next((one for one in added[0].input if one in constants), None) if len(added) == 1 else None
+    if bias is not None and (added[0].op_type != "Add" or len(readers[bias]) != 1):
+        bias = None
+    return Layer(node.output[0], node.input[1], bias, 1, name, None, tuple(moved))
 
 
 def _rule(node: Any, *, cpu: bool, last: bool, constant: bool) -> str | None:

@@ -70,6 +70,7 @@ def quantise(model: Any, plan: Int8Plan, limits: Mapping[str, float], *, cpu: bo
     writer = _Writer(result.graph, found, biases="int32" if cpu else "added" if half else "float")
     for layer in plan.layers:
         writer.weight(layer)
+        writer.moved.update(dict.fromkeys(layer.moved, layer))
     for item in result.graph.input:
         writer.activation(item.name)
     for node in model.graph.node:
@@ -119,12 +120,16 @@ class _Writer:
         self.values = {item.name: item for item in graph.initializer}
         self.renamed: dict[str, str] = {}
         self.added: dict[str, str] = {}  # layer to the bias that a node of its own adds
+        self.moved: dict[str, Layer] = {}  # what only moves the 8-bit numbers that a layer reads
         self.nodes: list[Any] = []
 
     def node(self, node: Any) -> None:
         """Append a node, its inputs renamed."""
         copy = type(node)()
         copy.CopyFrom(node)
+        if node.output[0] in self.moved:
+            self._move(copy, self.moved[node.output[0]])
+            return
         for place, name in enumerate(copy.input):
             copy.input[place] = self.renamed.get(name, name)
         self.nodes.append(copy)
@@ -134,6 +139,15 @@ class _Writer:
             copy.output[0] = f"{node.output[0]}.unbiased"
             add = self.helper.make_node("Add", [copy.output[0], bias], [node.output[0]], name=f"bias_{node.output[0]}")
             self.nodes.append(add)
+
+    def _move(self, node: Any, layer: Layer) -> None:
+        """Append a node that moves 8-bit numbers, and what makes them floats again behind the last."""
+        name = node.output[0]
+        node.input[0], node.output[0] = f"{node.input[0]}.int8", f"{name}.int8"
+        self.nodes.append(node)
+        if name == layer.moved[-1]:
+            self._half("DequantizeLinear", f"{name}.int8", f"{name}.dequantised", layer.reads)
+            self.renamed[name] = f"{name}.dequantised"
 
     def weight(self, layer: Layer) -> None:
         """Replace the weights of a layer, and its bias where that is wanted."""

@@ -1,11 +1,15 @@
 """Every fenced ``bash`` block of the README and the docs runs, in the order of its page, in one folder per page.
 
 Blocks marked ``<!-- runs: slow -->``, and those that follow one on the same page, run in the slow tier. Blocks of
-other languages (``console``, ``text``) are not run.
+other languages (``console``, ``text``) are not run. Pages that begin with the same commands, word for word, share their
+outcome: each goes on in a copy of the folder that those commands left.
 """
 
+import functools
+import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(?P<slow><!-- runs: slow -->\s*)?^```bash\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+ONE_COMMAND = re.compile(r"kd3d [^|&;\\$]+")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -35,26 +40,64 @@ def environment():
     return {**os.environ, "PATH": programs, "KD3D_SHARED": str(shared), "OMP_NUM_THREADS": "1"}
 
 
-def run_page(page, folder, *, slow):
-    script = "set -euo pipefail\n" + "\n".join(blocks(page, slow=slow))
+def run_page(page, folder, shared, *, slow):
+    lines = lines_of(page, slow=slow)
     data = Path(environment()["KD3D_SHARED"]) / "data"
-    if "$KD3D_SHARED" in script and not data.is_dir():
+    if any("$KD3D_SHARED" in line for line in lines) and not data.is_dir():
         pytest.skip(f"real sensor data is not at {data}; set KD3D_SHARED")
+    begun = common_beginning(page, lines)
+    if begun:
+        shutil.copytree(shared(begun), folder, dirs_exist_ok=True)
+    run_lines(page.name, lines[len(begun) :], folder)
+
+
+def run_lines(name, lines, folder):
+    script = "\n".join(["set -euo pipefail", *lines])
     done = subprocess.run(
         ["bash", "-x", "-c", script], cwd=folder, env=environment(), capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, f"{page.name} stopped with code {done.returncode}:\n{done.stderr[-3000:]}"
+    assert done.returncode == 0, f"{name} stopped with code {done.returncode}:\n{done.stderr[-3000:]}"
+
+
+def lines_of(page, *, slow):
+    return tuple("\n".join(blocks(page, slow=slow)).splitlines())
+
+
+def common_beginning(page, lines):
+    """The first lines of a page as far as another page has them too, and each is one command that must succeed."""
+    others = [lines_of(other, slow=True) for other in PAGES if other != page]
+    return max((alike(lines, other) for other in others), key=len)
+
+
+def alike(lines, other):
+    same = (one if one == two and ONE_COMMAND.fullmatch(one) else None for one, two in zip(lines, other, strict=False))
+    return tuple(itertools.takewhile(bool, same))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """Gives the folder that commands leave; each beginning is run once."""
+
+    @functools.cache
+    def after(lines):
+        folder = tmp_path_factory.mktemp("page")
+        if len(lines) > 1:
+            shutil.copytree(after(lines[:-1]), folder, dirs_exist_ok=True)
+        run_lines("the beginning of several pages", lines[-1:], folder)
+        return folder
+
+    return after
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, slow=False)], ids=lambda page: page.name)
-def test_the_commands_of_the_page_run(page, tmp_path):
-    run_page(page, tmp_path, slow=False)
+def test_the_commands_of_the_page_run(page, tmp_path, shared):
+    run_page(page, tmp_path, shared, slow=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if with_slow(page)], ids=lambda page: page.name)
-def test_the_long_commands_of_the_page_run(page, tmp_path):
-    run_page(page, tmp_path, slow=True)
+def test_the_long_commands_of_the_page_run(page, tmp_path, shared):
+    run_page(page, tmp_path, shared, slow=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -25,7 +25,11 @@ def open_journal(path: Path) -> Any:
     class MendingLock(lock):
         def acquire(self) -> bool:
             acquired = bool(super().acquire())
-            cut_torn_line(path)
+            try:
+                cut_torn_line(path)
+            except BaseException:
+                self.release()  # or everybody waits half a minute until the lock is taken to be a dead process's
+                raise
             return acquired
 
     return journal.JournalFileBackend(str(path), lock_obj=MendingLock(str(path)))

@@ -86,6 +86,7 @@ def test_a_full_disk_is_named_and_the_study_goes_on_when_there_is_room(tmp_path,
     with pytest.raises(OutputError, match=r"study.journal: the disk is full. Finished trials are kept; make room"):
         Worker(work, work.board(), lambda job, update: None).work()
     monkeypatch.setattr(os, "fsync", sync)
+    assert not list(tmp_path.glob("*.lock")), "the next process would wait until it takes the lock's owner for dead"
     done = len(trained(tmp_path))
     Worker(work, work.board(), lambda job, update: None).work()
     complete = [job for job in work.board().jobs() if job.state == "complete"]
