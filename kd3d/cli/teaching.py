@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kd3d.cli.console import TerminalProgress
+from kd3d.errors import UsageError
 
 Rule = Annotated[
     str,
@@ -17,13 +18,19 @@ Rule = Annotated[
         "--inherit", help="Which teacher channels the student takes: l1, first, bn, taylor, random, copy, none."
     ),
 ]
-Logits = Annotated[float, typer.Option("--logit-weight", help="Of pivotal-position logit distillation; 0: none.")]
-Mask = Annotated[
-    str, typer.Option("--mask", help="Pivotal positions: gaussian, confidence, rank, foreground, everywhere.")
+Logits = Annotated[
+    float | None, typer.Option("--logit-weight", help="Of pivotal-position logit distillation, usually 7; 0: none.")
 ]
-Features = Annotated[float, typer.Option("--feature-weight", help="Of cross-scale BEV feature distillation; 0: none.")]
+Mask = Annotated[
+    str | None,
+    typer.Option("--mask", help="Pivotal positions: gaussian (usual), confidence, rank, foreground, everywhere."),
+]
+Features = Annotated[
+    float | None, typer.Option("--feature-weight", help="Of cross-scale BEV feature distillation; usually 0, none.")
+]
 Labels = Annotated[
-    float, typer.Option("--label-threshold", help="Teacher boxes above this score become labels; 1: none.")
+    float | None,
+    typer.Option("--label-threshold", help="Teacher boxes above this score (usually 0.6) become labels; 1: none."),
 ]
 RecipeFile = Annotated[
     str | None,
@@ -31,6 +38,16 @@ RecipeFile = Annotated[
         "--recipe",
         help="sparsekd, unidistill, crossscale, labelfree, ssad, or a recipe file; options that are given override it.",
     ),
+]
+Blend = Annotated[
+    str | None,
+    typer.Option(
+        "--blend",
+        help="Join gradients without weights: off, auto, params, cut or interval, and FIELD=VALUE after commas.",
+    ),
+]
+LrScales = Annotated[
+    list[str] | None, typer.Option("--lr-scale", help="PART=FACTOR of --lr, such as encoder=0.1; may be repeated.")
 ]
 Control = Annotated[bool, typer.Option("--control", help="Also train the same student, as long, without the teacher.")]
 
@@ -81,6 +98,22 @@ def cache(folder: str | None, augmentations: int) -> Any:
     return CacheSettings(None if folder == "auto" else Path(folder), augmentations)
 
 
+def lr_scales(given: list[str] | None) -> tuple[tuple[str, float], ...]:
+    """``TrainSettings.lr_scales`` of ``--lr-scale``.
+
+    Raises:
+        UsageError: one is not PART=FACTOR.
+    """
+    found = []
+    for text in given or ():
+        part, _, factor = text.partition("=")
+        try:
+            found.append((part.strip(), float(factor)))
+        except ValueError as error:
+            raise UsageError(f"--lr-scale takes PART=FACTOR, such as encoder=0.1, not {text!r}.") from error
+    return tuple(found)
+
+
 def running(precision: str, *, compiled: bool) -> Any:
     """``TeacherSettings`` from the options."""
     from kd3d.compress.distill.teacher import TeacherSettings
@@ -91,31 +124,21 @@ def running(precision: str, *, compiled: bool) -> Any:
 def settings(
     training: Any, *, inherit: str, recipe: dict[str, Any], control: bool, base: str | None = None, **rest: Any
 ) -> Any:
-    """``DistillSettings`` from what the options said; of the recipe ``base`` they change what was given explicitly."""
+    """``DistillSettings`` from what the options said; those that are not ``None`` override the recipe ``base``."""
     from dataclasses import replace
 
+    from kd3d.compress.blend_option import parse_blend
     from kd3d.compress.distilling import DistillSettings
     from kd3d.compress.recipe import Recipe
+    from kd3d.compress.recipe_file import load_recipe
 
-    threshold = recipe.pop("label_threshold")
-    recipe = {**recipe, "label_threshold": None if threshold >= 1 else threshold}
-    if base is None:
-        made = Recipe(**recipe)
-    else:
-        from kd3d.compress.recipe_file import load_recipe
-
-        made = replace(load_recipe(base), **{name: value for name, value in recipe.items() if _given(name)})
+    given = {name: value for name, value in recipe.items() if value is not None}
+    if "blend" in given:
+        given["blend"] = parse_blend(given["blend"])
+    if given.get("label_threshold", 0.0) >= 1:
+        given["label_threshold"] = None
+    made = replace(Recipe() if base is None else load_recipe(base), **given)
     return DistillSettings(training, made, None if inherit == "none" else inherit, control, **rest)
-
-
-def _given(name: str) -> bool:
-    """Whether the option of a recipe's field was on the command line."""
-    from click import get_current_context
-    from click.core import ParameterSource
-
-    option = {"logits": "logit_weight", "features": "feature_weight"}.get(name, name)
-    context = get_current_context(silent=True)
-    return context is not None and context.get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 @contextmanager

@@ -59,6 +59,8 @@ class DistillSettings:
         """The settings that decide the result, as JSON values; a resumed run must repeat them."""
         found = {**plain(replace(self, cache=None)), "train": plain(self.train.identity())}
         del found["cache"], found["running"]
+        if self.recipe.blend is not None:
+            found["recipe"]["blend"] = plain(self.recipe.blend.identity())
         if self.running != TeacherSettings():  # else as runs from before the setting existed
             found["running"] = plain(self.running)
         return found if self.cache is None else {**found, "recorded_augmentations": self.cache.augmentations}
@@ -115,7 +117,9 @@ def distill(
     """
     check_teachable(teacher.spec, student_spec)
     asked = {"teacher": fingerprint(teacher), "student": to_json(student_spec), "settings": settings.identity()}
+    _check_direction(settings)
     begin(run, {**asked, "data": data.identity()})
+    settings = _directed(teacher, student_spec, settings, data=data, run=run, device=device, progress=progress)
     inheritance = None
     module, made = untaught(teacher, student_spec, settings, data=data, device=device)
     if made is not None:
@@ -137,6 +141,32 @@ def distill(
     return DistillResult(
         load_model(model), model, metrics, control, inheritance, read_json(kept) if kept.exists() else None
     )
+
+
+def _check_direction(settings: DistillSettings) -> None:
+    from kd3d.compress.direction import check_searchable  # which trains by what is here
+
+    if settings.recipe.blend is not None:
+        check_searchable(settings.recipe.blend, supervised=settings.recipe.supervised is not False)
+
+
+def _directed(
+    teacher: Model,
+    spec: DetectorSpec,
+    settings: DistillSettings,
+    *,
+    data: CompressData,
+    run: Path,
+    device: str,
+    progress: Progress,
+) -> DistillSettings:
+    """The settings, with the blend's direction searched if they ask for that."""
+    if settings.recipe.blend is None or settings.recipe.blend.direction == "fixed":
+        return settings
+    from kd3d.compress.direction import settled, trials_of
+
+    trials = trials_of(teacher, spec, data=data, run=run, device=device, progress=progress)
+    return settled(settings, len(data.train), trials)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,33 @@ from kd3d.errors import NonFiniteError
 
 ADVICE = "Look at these frames (`kd3d data check`), or lower the learning rate; the last checkpoint is intact."
 MAX_SKIPPED = 20  # fp16 steps skipped in a row before the loss scale is given up
+MAX_FAILED = 50  # steps in a row in which a loss of the teacher's may fail
 
 
-def check_terms(parts: Mapping[str, Tensor], *, step: int, tokens: Sequence[str]) -> dict[str, float]:
+def check_terms(
+    parts: Mapping[str, Tensor], *, step: int, tokens: Sequence[str], spared: Collection[str] = ()
+) -> dict[str, float]:
     """Values of the loss terms as numbers; one copy from the device.
+
+    Args:
+        parts: of the loss.
+        step: of the run.
+        tokens: of the frames.
+        spared: terms that need not be finite.
 
     Raises:
         NonFiniteError: names the step, the frames and the terms.
     """
     values = dict(zip(parts, torch.stack([part.float() for part in parts.values()]).tolist(), strict=True))
-    bad = [f"{name}={value}" for name, value in values.items() if not abs(value) < float("inf")]
+    bad = [f"{name}={values[name]}" for name in not_finite(values) if name not in spared]
     if bad:
         raise NonFiniteError(f"step {step}: loss {', '.join(bad)} on frames {', '.join(tokens)}. {ADVICE}")
     return values
+
+
+def not_finite(values: Mapping[str, float]) -> tuple[str, ...]:
+    """Names of the values that are NaN or infinite."""
+    return tuple(name for name, value in values.items() if not abs(value) < float("inf"))
 
 
 def check_gradient(
@@ -59,4 +74,33 @@ class SkipCounter:
             raise NonFiniteError(
                 f"step {step}: {self.count} fp16 steps in a row overflowed, last on frames {', '.join(tokens)}. "
                 f"Use precision bf16 or fp32. {ADVICE}"
+            )
+
+
+class FailureCounter:
+    """Counts steps skipped one after another because a loss of the teacher's was not finite."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def saw(self, failed: Mapping[str, float], *, step: int, tokens: Sequence[str]) -> None:
+        """Note one step and the losses that failed in it; none end the row.
+
+        Raises:
+            NonFiniteError: too many in a row.
+        """
+        self.count = self.count + 1 if failed else 0
+        if not failed:
+            return
+        what = f"step {step}: loss {', '.join(f'{name}={value}' for name, value in failed.items())}"
+        frames = f"on frames {', '.join(tokens)}"
+        if self.count >= MAX_FAILED:
+            raise NonFiniteError(
+                f"{what} {frames}, the {self.count}th step in a row that had to be skipped for it. "
+                f"Leave this signal out. {ADVICE}"
+            )
+        if self.count == 1:
+            warnings.warn(
+                f"{what} {frames}; the step was skipped. The run stops after {MAX_FAILED} such steps in a row.",
+                stacklevel=3,
             )

@@ -43,7 +43,9 @@ class Objective(Protocol):
 
     An objective may have ``adapters`` (an ``nn.Module``): its parameters are trained along and kept in the training
     checkpoint, never in the model. It may have ``identity() -> dict``: its settings, compared when a run is resumed.
-    It may have a ``blend`` (a ``Blend``) that joins the terms' gradients; without one they are added up.
+    It may have a ``blend`` (a ``Blend``) that joins the terms' gradients; without one they are added up. It may have
+    ``taught``, the names of the terms that come from a teacher: where one of them is not finite a step is skipped, and
+    only many such steps in a row stop the run.
     """
 
     def __call__(self, module: nn.Module, batch: TrainBatch) -> list[Term]:
@@ -59,19 +61,25 @@ class Moment:
         step: optimiser steps done before it.
         tokens: of the frames.
         scaler: of mixed precision; losses are scaled by it.
+        rates: of every parameter that learns, its learning rate over that of the run; empty: all 1.
     """
 
     step: int
     tokens: tuple[str, ...]
     scaler: torch.amp.GradScaler
+    rates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Blended:
-    """What a blend did: each term's share of the loss, over all micro-batches and processes, and its own numbers."""
+    """What a blend did: each term's share of the loss, over all micro-batches and processes, and its own numbers.
+
+    ``failed`` names terms that are not finite and could not be taken out: the step is not to be taken.
+    """
 
     terms: dict[str, float]
     info: dict[str, float]
+    failed: tuple[str, ...] = ()
 
 
 Named = Sequence[tuple[str, nn.Parameter]]

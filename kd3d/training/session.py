@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kd3d.detectors.checkpoint import save_model
 from kd3d.detectors.model import CenterPoint
@@ -23,7 +24,7 @@ from kd3d.training.norms import set_norm_momentum
 from kd3d.training.objective import Objective
 from kd3d.training.precision import resolve_precision
 from kd3d.training.result import Pace, TrainResult, TrainUpdate
-from kd3d.training.schedule import adamw, one_cycle
+from kd3d.training.schedule import adamw, grouped, one_cycle
 from kd3d.training.settings import TrainSettings
 from kd3d.training.state import TrainState, load_state, remove_leftovers, save_state
 from kd3d.training.step import Stepper, StepReport
@@ -66,8 +67,7 @@ class Session:
             set_norm_momentum(module, settings.norm_momentum)
         precision = resolve_precision(settings.precision, self.device)
         adapters = getattr(objective, "adapters", None)
-        trained = [*module.parameters(), *(adapters.parameters() if adapters is not None else ())]
-        optimiser = adamw([parameter for parameter in trained if parameter.requires_grad], settings)
+        optimiser = adamw(_learning(module, adapters, settings), settings)
         self.state = TrainState(module, Ema(module, settings.ema_decay), optimiser, precision.scaler(), adapters)
         self.identity = _identity(source, objective, settings, precision.name)
         schedule = one_cycle(settings, self.steps)
@@ -163,6 +163,7 @@ class Session:
             "momentum": report.momentum,
             "grad_norm": report.grad_norm,
             **({"blend": report.blend} if report.blend else {}),
+            **({"skipped": list(report.skipped)} if report.skipped else {}),
         }
 
     def finish(self) -> TrainResult:
@@ -174,6 +175,19 @@ class Session:
             training = {"steps": self.steps, "settings": to_json(self.settings), "frames": len(self.source.dataset)}
             save_model(self.run / MODEL, self.average, {"training": training, "metrics": metrics})
         return TrainResult(self.average, self.run / MODEL, self.state.step, metrics, history)
+
+
+def _learning(module: nn.Module, adapters: nn.Module | None, settings: TrainSettings) -> list[Any]:
+    """What the optimiser is given: one list, or groups of learning rates where some differ."""
+    parts = {"": module, "adapters.": adapters}
+    named = [
+        (prefix + name, parameter)
+        for prefix, part in parts.items()
+        if part is not None
+        for name, parameter in part.named_parameters()
+        if parameter.requires_grad
+    ]
+    return grouped(named, settings) if settings.lr_scales else [parameter for _, parameter in named]
 
 
 def _identity(source: FrameSource, objective: Objective, settings: TrainSettings, precision: str) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class TrainSettings:
     norm_momentum: float | None = None
     """Momentum of every batch norm while training, instead of the network's own. The frameworks' 0.01 needs hundreds of
     steps before running statistics follow the weights; 0.1 suits short runs."""
+    lr_scales: tuple[tuple[str, float], ...] = ()
+    """Parts of the network that learn at another rate, such as ``(("encoder", 0.1),)``: a factor of ``lr``."""
     seed: int = 0
     """Fixes order, augmentation and everything drawn in a step."""
     workers: int = 2
@@ -79,6 +81,8 @@ class TrainSettings:
             raise UsageError(f"weight_decay ({self.weight_decay:g}) must be >= 0 and momentum {self.momentum} in 0..1.")
         if self.norm_momentum is not None and not 0 < self.norm_momentum <= 1:
             raise UsageError(f"norm_momentum must be above 0 and at most 1, not {self.norm_momentum:g}.")
+        if not all(scale > 0 and math.isfinite(scale) for _, scale in self.lr_scales):
+            raise UsageError(f"lr_scales must be positive and finite, not {dict(self.lr_scales)}.")
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise UsageError(f"precision must be fp32, bf16 or fp16, not {self.precision!r}.")
 
@@ -98,4 +102,6 @@ class TrainSettings:
         free = {"workers", "log_every", "eval_every", "checkpoint_every"}
         if self.norm_momentum is None:
             free.add("norm_momentum")  # so that runs from before the setting existed can go on
+        if not self.lr_scales:
+            free.add("lr_scales")
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}

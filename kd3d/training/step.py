@@ -10,18 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from kd3d.training.batch import TrainBatch
-from kd3d.training.guard import SkipCounter, check_gradient, check_terms
+from kd3d.training.guard import FailureCounter, SkipCounter, check_gradient, check_terms, not_finite
 from kd3d.training.objective import Blend, Blended, Moment, Objective, Term, divided, total
 from kd3d.training.precision import Precision
 from kd3d.training.ranks import sum_over_ranks
-from kd3d.training.schedule import OneCycle, set_step
+from kd3d.training.schedule import SCALE, OneCycle, set_step
 from kd3d.training.settings import TrainSettings
 from kd3d.training.state import TrainState
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step did: the total loss, each term's weighted share, and the optimiser's numbers."""
+    """What a step did: the total loss, each term's weighted share, and the optimiser's numbers.
+
+    ``skipped`` names the losses of the teacher's that were not finite, for which the step was not taken.
+    """
 
     loss: float
     terms: dict[str, float]
@@ -29,6 +32,7 @@ class StepReport:
     momentum: float
     grad_norm: float
     blend: dict[str, float] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
 
 class Stepper:
@@ -53,6 +57,7 @@ class Stepper:
     ) -> None:
         self._state, self._objective, self._settings = state, objective, settings
         self._precision, self._schedule, self._skips = precision, schedule, SkipCounter()
+        self._failures = FailureCounter()
         parts = {"": state.module, "adapters.": state.adapters}
         self._named = [
             (prefix + name, parameter)
@@ -61,6 +66,7 @@ class Stepper:
             for name, parameter in part.named_parameters()
             if parameter.requires_grad
         ]
+        self._rates = _rates(state.optimiser, self._named)
 
     def step(self, micro_batches: Sequence[TrainBatch]) -> StepReport:
         """Take one step on ``micro_batches`` (on the module's device).
@@ -75,30 +81,37 @@ class Stepper:
         lr, momentum = set_step(state.optimiser, self._schedule, state.step)
         state.optimiser.zero_grad(set_to_none=True)
         blend: Blend | None = getattr(self._objective, "blend", None)
-        if blend is None:
-            done = Blended(self._added(micro_batches, masses), {})
+        done = self._added(micro_batches, masses) if blend is None else self._blended(blend, micro_batches, masses)
+        failed = {name: done.terms[name] for name in done.failed}
+        self._failures.saw(failed, step=state.step, tokens=tokens)
+        norm = 0.0
+        if failed:
+            state.optimiser.zero_grad(set_to_none=True)
         else:
-            done = self._blended(blend, micro_batches, masses)
-        norm = self._update(tokens)
-        state.ema.update(state.step)
+            norm = self._update(tokens)
+            state.ema.update(state.step)
         state.step += 1
-        return StepReport(sum(done.terms.values()), done.terms, lr, momentum, norm, done.info)
+        return StepReport(sum(done.terms.values()), done.terms, lr, momentum, norm, done.info, done.failed)
 
-    def _added(self, micro_batches: Sequence[TrainBatch], masses: dict[str, Tensor] | None) -> dict[str, float]:
-        """Gradients of the sum of all terms; returns each term's share of it."""
+    def _added(self, micro_batches: Sequence[TrainBatch], masses: dict[str, Tensor] | None) -> Blended:
+        """Gradients of the sum of all terms."""
         state, terms = self._state, dict[str, float]()
+        taught: tuple[str, ...] = tuple(getattr(self._objective, "taught", ()))
         for index, batch in enumerate(micro_batches):
             loss, parts = total(self._forward(batch, index), masses)
-            for name, value in check_terms(parts, step=state.step, tokens=batch.tokens).items():
+            values = check_terms(parts, step=state.step, tokens=batch.tokens, spared=taught)
+            for name, value in values.items():
                 terms[name] = terms.get(name, 0.0) + value
+            if not_finite(values):
+                return Blended(terms, {}, not_finite(values))
             state.scaler.scale(loss).backward()
-        return terms
+        return Blended(terms, {})
 
     def _blended(self, blend: Blend, micro_batches: Sequence[TrainBatch], masses: dict[str, Tensor] | None) -> Blended:
         """Gradients as ``blend`` joins them; sums, masses and gradients are over all processes."""
         state = self._state
         tokens = tuple(token for batch in micro_batches for token in batch.tokens)
-        moment = Moment(state.step, tokens, state.scaler)
+        moment = Moment(state.step, tokens, state.scaler, self._rates)
 
         @contextmanager
         def probe() -> Iterator[dict[str, Tensor]]:
@@ -146,6 +159,13 @@ class Stepper:
         scaler.update()
         self._skips.saw(skipped=scaler.get_scale() < before, step=state.step, tokens=tokens)
         return norm
+
+
+def _rates(optimiser: torch.optim.Optimizer, named: Sequence[tuple[str, nn.Parameter]]) -> tuple[float, ...]:
+    """Each parameter's share of the run's learning rate; empty where all have the same."""
+    found = {id(one): group.get(SCALE, 1.0) for group in optimiser.param_groups for one in group["params"]}
+    rates = tuple(float(found.get(id(parameter), 1.0)) for _, parameter in named)
+    return () if all(rate == 1 for rate in rates) else rates
 
 
 def _masses_of_ranks(masses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from kd3d.compress.distill.coefs import Geometry
+from kd3d.compress.distill.combining import BLOCKS
 from kd3d.compress.distill.shares import Shares
 from kd3d.errors import NonFiniteError
 from kd3d.training.guard import ADVICE
@@ -29,8 +32,9 @@ class BlendState(nn.Module):
     seen: Tensor
     gated: Tensor
     failed: Tensor
+    averages: Tensor
 
-    def __init__(self, kinds: int) -> None:
+    def __init__(self, kinds: int, *, smooth: bool = False) -> None:
         super().__init__()
         self.register_buffer("reference", torch.zeros((), dtype=torch.float64))
         self.register_buffer("weights", torch.zeros(kinds, dtype=torch.float64))
@@ -39,6 +43,22 @@ class BlendState(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("gated", torch.zeros((), dtype=torch.int64))
         self.register_buffer("failed", torch.zeros(kinds, dtype=torch.int64))
+        self.smooth = smooth
+        if smooth:  # not in the checkpoints of runs that do without
+            self.register_buffer("averages", torch.full((len(BLOCKS), 2), torch.nan, dtype=torch.float64))
+
+    def average(self, block: str) -> Geometry | None:
+        """The average geometry of a block, if it is kept and known."""
+        if not self.smooth:
+            return None
+        ratio, phi = self.averages[BLOCKS.index(block)].tolist()
+        return None if math.isnan(phi) else Geometry(ratio, phi)
+
+    @torch.no_grad()
+    def keep(self, block: str, average: Geometry | None) -> None:
+        """Note the average geometry of a block."""
+        if average is not None:
+            self.averages[BLOCKS.index(block)] = torch.tensor([average.log_ratio, average.phi], dtype=torch.float64)
 
     @torch.no_grad()
     def saw(self, share: Shares, kinds: Sequence[str], scale: float) -> None:

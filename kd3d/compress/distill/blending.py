@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,15 +13,24 @@ from torch import Tensor, nn
 
 from kd3d.compress.distill.blend_state import BlendState, Failures
 from kd3d.compress.distill.coefs import BlendSettings
+from kd3d.compress.distill.combining import (
+    TASK,
+    WHOLE,
+    Plan,
+    combined,
+    groups_of,
+    planned,
+    shared_slots,
+)
 from kd3d.compress.distill.cutting import Cut, Place
 from kd3d.compress.distill.gradients import Gradients, added, gradients_of, gram, summed_over_ranks
-from kd3d.compress.distill.shares import Shares, weigh
+from kd3d.compress.distill.shares import Shares, Table, weigh
 from kd3d.errors import UsageError
 from kd3d.training.guard import check_terms
 from kd3d.training.objective import Blended, Moment, Named, Probe
 from kd3d.training.ranks import sum_over_ranks
 
-TASK, JOINT = "task", "taught"
+JOINT = "taught"
 KAPPA = 1.5  # between refreshes a step may be longer than the task's gradient usually is, but no more than this
 ADAPTERS = "adapters."
 
@@ -45,7 +53,7 @@ class GradientBlend:
             )
         self.settings = settings
         self.taught = tuple(taught)
-        self.state = BlendState(len(self._kinds))
+        self.state = BlendState(len(self._kinds), smooth=settings.smooth > 0)
         self._failures = Failures(self.state, self._kinds)
         self._cut: Cut | None = None
         self._trunk: set[int] | None = None
@@ -55,7 +63,7 @@ class GradientBlend:
 
     def identity(self) -> dict[str, Any]:
         """Settings that a resumed run must repeat."""
-        return asdict(self.settings)
+        return self.settings.identity()
 
     @property
     def _kinds(self) -> tuple[str, ...]:
@@ -80,7 +88,7 @@ class GradientBlend:
         self._found, self._values = None, {}
         if self._ready:
             return
-        if self.settings.mode in ("auto", "cut"):
+        if self.settings.mode in ("auto", "cut") and not self.settings.at_weights:
             found: set[int] | str = "a step has several micro-batches, and all their graphs would have to be kept"
             places: tuple[Place, ...] = ("heads", "neck") if micro_batches == 1 else ()
             for place in places:  # the later the cut, the cheaper
@@ -117,18 +125,16 @@ class GradientBlend:
         """
         assert self._found is not None
         values = dict(zip(self._values, sum_over_ranks(list(self._values.values())), strict=True))
-        refresh = self._refreshes(moment)
-        checked = {name: value for name, value in values.items() if not refresh or name not in self.taught}
-        if checked:
-            check_terms(checked, step=moment.step, tokens=moment.tokens)
-        if not refresh:
-            info = self._between(named, moment)
-        elif self._trunk is None:
-            info = self._exact(named, moment)
-        else:
-            info = self._at_the_cut(named, moment)
+        numbers = check_terms(values, step=moment.step, tokens=moment.tokens, spared=self.taught)
+        if self._refreshes(moment):
+            info = self._exact(named, moment) if self._trunk is None else self._at_the_cut(named, moment)
+        else:  # one gradient of all losses together: what is wrong in it cannot be taken out
+            failed = tuple(name for name in self.taught if not math.isfinite(numbers.get(name, 0.0)))
+            info = {} if failed else self._between(named, moment)
+            self._found = None
+            return Blended(numbers, info, failed)
         self._found = None
-        return Blended({name: float(value) for name, value in values.items()}, info)
+        return Blended(numbers, info)
 
     def _losses(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         groups: dict[str, list[Tensor]] = {}
@@ -155,10 +161,11 @@ class GradientBlend:
         """Gradients of the weights are compared."""
         assert self._found is not None
         found = summed_over_ranks(self._found, self._slots(named))
-        shared = _shared(found)
-        share = self._share(gram(found, shared), found, moment)
-        self._set(named, _combined(found, shared, share), share)
-        return share.info
+        groups = groups_of(named, shared_slots(found, self.taught), blocks=self.settings.granularity == "block")
+        rates = moment.rates if self.settings.metric == "lr" else ()
+        plan = self._plan({name: gram(found, slots, rates=rates) for name, slots in groups.items()}, found, moment)
+        self._set(named, combined(found, groups, plan), plan.whole)
+        return plan.info
 
     def _at_the_cut(self, named: Named, moment: Moment) -> dict[str, float]:
         """Compare the gradients of the maps at the cut: an approximation of the above, with one pass of the trunk."""
@@ -166,33 +173,38 @@ class GradientBlend:
         assert self._trunk is not None
         assert self._cut is not None
         found, maps = self._found, self._cut.maps
-        shared = _shared(found)
+        shared = shared_slots(found, self.taught)
         (products,) = sum_over_ranks([gram(found, [slot for slot in shared if slot < len(maps)], exact=False)])
-        share = self._share(products, found, moment)
-        combined = _combined(found, shared, share)
+        plan = self._plan({WHOLE: products}, found, moment)
+        blend = combined(found, {WHOLE: shared}, plan)
         upstream = [parameter for index, (_, parameter) in enumerate(named) if index in self._trunk]
         wanted = [
             torch.zeros_like(tensor) if gradient is None else gradient.to(tensor.dtype)
-            for tensor, gradient in zip(maps, combined, strict=False)
+            for tensor, gradient in zip(maps, blend, strict=False)
         ]
         live = [(tensor, gradient) for tensor, gradient in zip(maps, wanted, strict=True) if tensor.requires_grad]
         tensors, gradients = ([pair[part] for pair in live] for part in (0, 1))
         above = iter(torch.autograd.grad(tensors, upstream, grad_outputs=gradients, allow_unused=True))
-        below = iter(combined[len(maps) :])
+        below = iter(blend[len(maps) :])
         result = [next(above) if index in self._trunk else next(below) for index in range(len(named))]
         self._cut.forget()
         parameters: list[Tensor] = [parameter for _, parameter in named]
-        self._set(named, summed_over_ranks({TASK: result}, parameters)[TASK], share)
-        return share.info
+        self._set(named, summed_over_ranks({TASK: result}, parameters)[TASK], plan.whole)
+        return plan.info
 
     def _between(self, named: Named, moment: Moment) -> dict[str, float]:
         """One backward pass with the weights of the last refresh; only the length is bounded."""
         assert self._found is not None
         result = summed_over_ranks(self._found, [parameter for _, parameter in named])[TASK]
-        inner = [
-            g for (name, _), g in zip(named, result, strict=True) if g is not None and not name.startswith(ADAPTERS)
-        ]
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(inner)).double()))
+        inner = {
+            slot: gradient
+            for slot, ((name, _), gradient) in enumerate(zip(named, result, strict=True))
+            if gradient is not None and not name.startswith(ADAPTERS)
+        }
+        norms = torch.stack(torch._foreach_norm(list(inner.values()))).double()
+        if self.settings.metric == "lr" and moment.rates:
+            norms = norms * norms.new_tensor([math.sqrt(moment.rates[slot]) for slot in inner])
+        norm = float(torch.linalg.vector_norm(norms))
         limit = KAPPA * float(self.state.reference) * moment.scaler.get_scale()
         factor = min(1.0, limit / norm) if math.isfinite(norm) and norm > 0 else 1.0
         for (name, parameter), gradient in zip(named, result, strict=True):
@@ -200,26 +212,28 @@ class GradientBlend:
             parameter.grad = gradient if gradient is None or by == 1 else gradient * by
         return {"shortened": float(factor < 1)}
 
-    def _share(self, products: Tensor, found: Gradients, moment: Moment) -> Shares:
-        if not any(g is not None for name in found if name != TASK for g in found[name]):
-            raise UsageError(
-                f"no parameter of the student learns from {', '.join(self.taught)}: nothing can be blended. "
-                "Choose signals that the student's network reaches."
-            )
-        rows = [[float(value) for value in row] for row in products.tolist()]
-        table = {name: dict(zip(found, row, strict=True)) for name, row in zip(found, rows, strict=True)}
-        whole = TASK not in found or math.isfinite(table[TASK][TASK])
-        dropped = {name for name in found if name != TASK and not math.isfinite(table[name][name])} if whole else set()
-        back_off = self._failures.saw(dropped, moment) if whole else False
+    def _plan(self, products: Mapping[str, Tensor], found: Gradients, moment: Moment) -> Plan:
+        tables = {block: _table(part, tuple(found)) for block, part in products.items()}
+        whole = _table(torch.stack(list(products.values())).sum(0), tuple(found))
+        task = TASK not in found or math.isfinite(whole[TASK][TASK])
+        dropped = {name for name in found if name != TASK and not math.isfinite(whole[name][name])} if task else set()
+        back_off = self._failures.saw(dropped, moment) if task else False
         warmup = self.settings.warmup_steps
         warm = 1.0 if warmup == 0 else min(1.0, moment.step / warmup)
         reference = float(self.state.reference) * moment.scaler.get_scale()
-        share = weigh(table, dropped, self.settings, warm=warm, reference=reference, task=TASK)
-        share.back_off = back_off
-        if whole:
-            self.state.saw(share, self._kinds, moment.scaler.get_scale())
+
+        def weighed(block: str, table: Table) -> Shares:
+            before = self.state.average(block)
+            share = weigh(table, dropped, self.settings, warm=warm, reference=reference, task=TASK, before=before)
+            self.state.keep(block, share.average)
+            return share
+
+        plan = planned(tables, whole, weighed)
+        plan.whole.back_off = back_off
+        if task:
+            self.state.saw(plan.whole, self._kinds, moment.scaler.get_scale())
             self._warn_if_opposed()
-        return share
+        return plan
 
     def _warn_if_opposed(self) -> None:
         share = self.state.gated_share()
@@ -238,25 +252,6 @@ class GradientBlend:
             first.grad = torch.full_like(first, math.inf)
 
 
-def _shared(found: Gradients) -> list[int]:
-    """Slots that both sides reach; without any task, those that the teacher reaches."""
-    slots = range(len(next(iter(found.values()))))
-    taught = {i for name in found if name != TASK for i in slots if found[name][i] is not None}
-    return [i for i in slots if i in taught and (TASK not in found or found[TASK][i] is not None)]
-
-
-def _combined(found: Gradients, shared: Sequence[int], share: Shares) -> list[Tensor | None]:
-    both, result = set(shared), list[Tensor | None]()
-    for slot in range(len(next(iter(found.values())))):
-        task = found[TASK][slot] if TASK in found else None
-        if task is not None and (slot not in both or not share.weights):
-            result.append(task)  # bit for bit what it would be without a teacher
-            continue
-        weights = share.weights if slot in both else share.alone
-        total = None if task is None else task * share.task
-        for name, weight in weights.items():
-            gradient = found[name][slot]
-            if gradient is not None:
-                total = gradient * weight if total is None else total.add(gradient, alpha=weight)
-        result.append(total)
-    return result
+def _table(products: Tensor, names: Sequence[str]) -> Table:
+    rows = [[float(value) for value in row] for row in products.tolist()]
+    return {name: dict(zip(names, row, strict=True)) for name, row in zip(names, rows, strict=True)}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from kd3d.errors import UsageError
 
 _FLAT = 1e-6  # below this sine the two gradients span no plane
+_LATER = ("granularity", "metric", "smooth", "direction")  # fields that runs from before them do not have
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,41 @@ class BlendSettings:
     """Steps between refreshes of the mode ``interval``."""
     warmup_steps: int = 500
     """The turn grows from nothing over this many steps."""
+    granularity: Literal["global", "block"] = "global"
+    """``block`` blends encoder, backbone, neck and head apart, each within the angle and at the length of its own part
+    of the task's gradient; needs the gradients of the weights (``params``)."""
+    metric: Literal["euclid", "lr"] = "euclid"
+    """``lr`` measures lengths and angles with every weight's share of the learning rate (``TrainSettings.lr_scales``),
+    as the step feels them; needs the gradients of the weights (``params`` or ``interval``)."""
+    smooth: float = 0.0
+    """Decay of the moving averages of angle and length ratio from which the weights are made; 0 takes each step's own.
+    The length stays that of the step's task gradient; a step that would leave the limits takes its own angle."""
+    direction: Literal["fixed", "search"] = "fixed"
+    """``search`` tries three limits of the angle in short trainings first (``kd3d.compress.direction``)."""
 
     def __post_init__(self) -> None:
-        if self.mode not in ("auto", "params", "cut", "interval"):
-            raise UsageError(f"there is no blend mode {self.mode!r}. Use auto, params, cut or interval.")
-        if self.terms not in ("separate", "joint"):
-            raise UsageError(f"blended terms must be separate or joint, not {self.terms!r}.")
+        choices = {
+            "mode": ("auto", "params", "cut", "interval"),
+            "terms": ("separate", "joint"),
+            "granularity": ("global", "block"),
+            "metric": ("euclid", "lr"),
+            "direction": ("fixed", "search"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise UsageError(
+                    f"the blend's {name} cannot be {getattr(self, name)!r}. Use {', '.join(known[:-1])} or {known[-1]}."
+                )
+        if self.granularity == "block" and self.mode in ("cut", "interval"):
+            raise UsageError(
+                f"blending block by block needs the gradients of all weights at every step, which the mode {self.mode} "
+                "does not have. Use the mode params."
+            )
+        if self.metric == "lr" and self.mode == "cut":
+            raise UsageError("maps have no learning rate: the metric lr needs the mode params or interval, not cut.")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         if not 0 < self.rho <= 1:
             raise UsageError(f"rho must be above 0 and at most 1, not {self.rho:g}.")
         if not 0 < self.psi_max_deg < 90:
@@ -55,11 +85,27 @@ class BlendSettings:
             raise UsageError(
                 f"interval ({self.interval}) must be at least 1 and warmup_steps ({self.warmup_steps}) at least 0."
             )
+        if not 0 <= self.smooth < 1:
+            raise UsageError(f"smooth must be at least 0 and below 1, not {self.smooth:g}.")
 
     @classmethod
     def strong(cls) -> BlendSettings:
         """For a teacher that knows much more than the labels: two thirds of the angle, up to 60 degrees."""
         return cls(rho=2 / 3, psi_max_deg=60.0)
+
+    @property
+    def at_weights(self) -> bool:
+        """Whether only gradients of the weights will do, which rules a cut out."""
+        return self.granularity == "block" or self.metric == "lr"
+
+    def identity(self) -> dict[str, Any]:
+        """Settings that a resumed run must repeat."""
+        plain = BlendSettings()
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in _LATER or getattr(self, field.name) != getattr(plain, field.name)
+        }
 
 
 @dataclass(frozen=True)
@@ -75,6 +121,33 @@ class Turn:
     phi: float
     psi: float
     gated: bool
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How two gradients lie to each other, or the moving average of that.
+
+    Args:
+        log_ratio: ``log(|g_t| / |g_d|)``.
+        phi: the angle between them, radians.
+    """
+
+    log_ratio: float
+    phi: float
+
+    @classmethod
+    def of(cls, tt: float, dd: float, td: float) -> Geometry:
+        """That of one step, from dot products as ``coefs`` takes them."""
+        task, taught = math.sqrt(tt), math.sqrt(dd)
+        return cls(math.log(task) - math.log(taught), math.acos(max(-1.0, min(1.0, td / task / taught))))
+
+    def followed_by(self, other: Geometry, decay: float) -> Geometry:
+        """The moving average after one more step."""
+        mean = (decay * old + (1 - decay) * new for old, new in zip(self._parts(), other._parts(), strict=True))
+        return Geometry(*mean)
+
+    def _parts(self) -> tuple[float, float]:
+        return self.log_ratio, self.phi
 
 
 def coefs(tt: float, dd: float, td: float, settings: BlendSettings, warm: float = 1.0) -> tuple[float, float, Turn]:
@@ -111,3 +184,35 @@ def coefs(tt: float, dd: float, td: float, settings: BlendSettings, warm: float 
     else:
         a, b = math.sin(phi - psi) / sine, math.sin(psi) / sine
     return a, b * task / taught, Turn(phi, psi, gate == 0)
+
+
+def smoothed_coefs(
+    products: tuple[float, float, float], settings: BlendSettings, warm: float, average: Geometry
+) -> tuple[float, float, Turn]:
+    """Like ``coefs``, but with the direction of an average geometry instead of the step's own.
+
+    Both weights are then scaled so that the blend of *this* step's gradients is as long as its task gradient. If that
+    blend is further from the task than ``psi_max``, or this step's gradients oppose each other, the step's own weights
+    are taken. Multiplying the distillation loss by a constant shifts ``log_ratio`` by one, so nothing changes.
+
+    Args:
+        products: ``tt``, ``dd`` and ``td`` of this step.
+        settings: the limits.
+        warm: 0 to 1, share of the turn during warm-up.
+        average: of the steps up to this one.
+    """
+    tt, dd, td = products
+    own = coefs(tt, dd, td, settings, warm)
+    if own[2].gated:
+        return own
+    a, b, _ = coefs(1.0, 1.0, math.cos(average.phi), settings, warm)
+    b *= math.exp(average.log_ratio)
+    length = math.sqrt(max(0.0, a * a * tt + 2 * a * b * td + b * b * dd))
+    if length == 0:
+        return own
+    scale = math.sqrt(tt) / length
+    a, b = a * scale, b * scale
+    psi = math.acos(max(-1.0, min(1.0, (a * tt + b * td) / tt)))
+    if psi > warm * math.radians(settings.psi_max_deg) + 1e-9:
+        return own
+    return a, b, Turn(own[2].phi, psi, gated=False)

@@ -55,7 +55,7 @@ def summed_over_ranks(found: Gradients, slots: Sequence[Tensor]) -> Gradients:
     return result
 
 
-def gram(found: Gradients, shared: Sequence[int], *, exact: bool = True) -> Tensor:
+def gram(found: Gradients, shared: Sequence[int], *, exact: bool = True, rates: Sequence[float] = ()) -> Tensor:
     """Dot products ``[K, K]`` of the losses' gradients over the ``shared`` slots, in double precision.
 
     Args:
@@ -63,6 +63,7 @@ def gram(found: Gradients, shared: Sequence[int], *, exact: bool = True) -> Tens
         shared: slots that count.
         exact: ``False`` multiplies in single precision, 65,536 numbers at a time, and adds up in double: for maps,
             which are large and come from half precision.
+        rates: what the products of each slot count; empty: all alike.
     """
     rows = list(found.values())
     device = next((g.device for row in rows for g in row if g is not None), torch.device("cpu"))
@@ -76,5 +77,5 @@ def gram(found: Gradients, shared: Sequence[int], *, exact: bool = True) -> Tens
             block = torch.stack([vector[start : start + chunk].to(kind) for vector in flat])
             part += block @ block.T
         where = torch.tensor(present, dtype=torch.long, device=device)
-        result[where[:, None], where] += part
+        result[where[:, None], where] += part * rates[slot] if rates else part
     return result

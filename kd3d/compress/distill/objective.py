@@ -117,6 +117,11 @@ class DistillationObjective:
             )
 
     @property
+    def taught(self) -> tuple[str, ...]:
+        """Names of the terms that come from the teacher."""
+        return tuple(signal.name for signal in self.signals)
+
+    @property
     def teacher_spec(self) -> DetectorSpec:
         """The teacher's specification."""
         return self._teacher.spec

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from kd3d.compress.distill.coefs import BlendSettings, Turn, coefs
+from kd3d.compress.distill.coefs import BlendSettings, Geometry, Turn, coefs, smoothed_coefs
 
 Table = Mapping[str, Mapping[str, float]]
 """Dot products by name of both gradients."""
@@ -24,6 +24,7 @@ class Shares:
         turn: angles; ``None`` where nothing was blended.
         info: numbers for the log.
         back_off: whether the loss scale must be lowered.
+        average: of the geometry up to this step, if it is smoothed.
     """
 
     task: float = 1.0
@@ -33,6 +34,7 @@ class Shares:
     turn: Turn | None = None
     info: dict[str, float] = field(default_factory=dict)
     back_off: bool = False
+    average: Geometry | None = None
 
 
 def weigh(
@@ -43,6 +45,7 @@ def weigh(
     warm: float,
     reference: float,
     task: str,
+    before: Geometry | None = None,
 ) -> Shares:
     """Weights of one step.
 
@@ -56,6 +59,7 @@ def weigh(
         warm: 0 to 1.
         reference: usual length of the task's gradient, for a step without one; 0: not known, 1 is taken.
         task: its name in ``table``.
+        before: average geometry of the steps before, if it is smoothed and known.
     """
     tt = table[task][task] if task in table else 0.0
     if not math.isfinite(tt):
@@ -72,11 +76,17 @@ def weigh(
         only = {name: size * unit[name] for name in live}
         return Shares(0.0, only, only, info=info)
     td = sum(unit[name] * table[task][name] for name in live)
-    a, b, turn = coefs(tt, dd, td, settings, warm)
+    average = None
+    if settings.smooth > 0:
+        now = Geometry.of(tt, dd, td)
+        average = now if before is None else before.followed_by(now, settings.smooth)
+        a, b, turn = smoothed_coefs((tt, dd, td), settings, warm, average)
+    else:
+        a, b, turn = coefs(tt, dd, td, settings, warm)
     alone = {name: length / math.sqrt(dd) * unit[name] for name in live}
     info |= {"phi_deg": math.degrees(turn.phi), "psi_deg": math.degrees(turn.psi), "gated": float(turn.gated)}
     if turn.psi == 0 and b == 0:
-        return Shares(alone=alone, length=length, turn=turn, info=info)
+        return Shares(alone=alone, length=length, turn=turn, info=info, average=average)
     weights = {name: b * unit[name] for name in live}
     info |= {f"weight.{name}": weight / a for name, weight in weights.items() if a > 0}
-    return Shares(a, weights, alone, length, turn, info)
+    return Shares(a, weights, alone, length, turn, info, average=average)

@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from kd3d.compress.data import CompressData, score
 from kd3d.compress.distilling import DistillSettings, fingerprint, untaught
-from kd3d.compress.search.grid import Candidate
 from kd3d.compress.stages import begin, once
 from kd3d.detectors.batch import Batch, prepare
 from kd3d.detectors.checkpoint import Model
-from kd3d.spec import to_json
+from kd3d.spec import DetectorSpec, to_json
 from kd3d.training.loop import train
 from kd3d.training.norms import recalibrate
 from kd3d.training.result import TrainUpdate
 
 CALIBRATION_FRAMES = 32
+
+
+class Student(Protocol):
+    """What is trained: a candidate of a search, or a student that was named."""
+
+    @property
+    def spec(self) -> DetectorSpec:
+        """Its specification."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class TrialRunner:
     device: str
 
     def __call__(
-        self, candidate: Candidate, steps: int, progress: Callable[[TrainUpdate], None] | None = None
+        self, candidate: Student, steps: int, progress: Callable[[TrainUpdate], None] | None = None
     ) -> dict[str, Any]:
         """Train ``candidate`` up to ``steps`` and score it; ``mAP`` and ``steps``.
 
@@ -70,7 +78,7 @@ class TrialRunner:
         return once(self.run / "teacher_holdout.json", lambda: score(module, val, where, max_range_m=limit))
 
     def _train(
-        self, candidate: Candidate, folder: Path, steps: int, progress: Callable[[TrainUpdate], None] | None
+        self, candidate: Student, folder: Path, steps: int, progress: Callable[[TrainUpdate], None] | None
     ) -> dict[str, Any]:
         settings = self.distill.train
         with torch.random.fork_rng(devices=[]):
@@ -96,7 +104,7 @@ class TrialRunner:
         metrics = score(result.module, self.data.val, folder / "evaluation", max_range_m=self.data.max_range_m)
         return {"mAP": float(metrics["mAP"] or 0.0), "NDS": metrics.get("NDS"), "steps": result.steps}
 
-    def _calibration(self, candidate: Candidate) -> Iterator[Batch]:
+    def _calibration(self, candidate: Student) -> Iterator[Batch]:
         """Training frames, spread evenly, as they are: what batch norms are recalibrated on before a score."""
         frames, size = self.data.train, self.distill.train.batch_size
         count = min(len(frames), CALIBRATION_FRAMES)

@@ -59,7 +59,7 @@ def test_a_copy_of_a_recipe_can_be_edited(tmp_path):
         ('{"format": 1, "signals": {}}', "signals must be a list of objects, not {}"),
         ('{"format": 1, "signals": [{"signal": "magic"}]}', "no signal 'magic'"),
         ('{"format": 1, "blend": {"rho": 2}}', "rho must be above 0 and at most 1, not 2"),
-        ('{"format": 1, "blend": {"psi": 2}}', "blend has no field psi; it has interval, mode"),
+        ('{"format": 1, "blend": {"psi": 2}}', "blend has no field psi; it has direction, granularity"),
         ('{"format": 1, "blend": []}', r"blend must be an object, not \[\]"),
         ('{"format": 1, "logits": "7"}', "a value is of the wrong type"),
     ],
@@ -95,27 +95,3 @@ def test_runs_from_before_recipes_can_go_on():
 def test_without_labels_there_is_no_label_distillation():
     with pytest.raises(UsageError, match="without labels a student needs distillation signals and no label"):
         Recipe(supervised=False).objective(build(SPEC), SPEC)
-
-
-def test_options_that_are_given_override_the_recipe_and_their_defaults_do_not():
-    import click
-
-    from kd3d.cli.teaching import settings
-
-    asked = {"logits": 7.0, "mask": "gaussian", "features": 0.0, "label_threshold": 0.6}
-    found = []
-
-    @click.command()
-    @click.option("--logit-weight", default=7.0)
-    @click.option("--mask", default="gaussian")
-    @click.option("--feature-weight", default=0.0)
-    @click.option("--label-threshold", default=0.6)
-    def command(**options):
-        values = {**asked, "logits": options["logit_weight"], "features": options["feature_weight"]}
-        made = settings(TrainSettings(steps=1), inherit="l1", recipe=values, control=False, base="unidistill")
-        found.append(made.recipe)
-
-    command(["--feature-weight", "2"], standalone_mode=False)
-    assert found[0] == replace(load_recipe("unidistill"), features=2.0)
-    plain_options = settings(TrainSettings(steps=1), inherit="l1", recipe=dict(asked), control=False)
-    assert plain_options.recipe == Recipe()

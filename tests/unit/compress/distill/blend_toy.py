@@ -12,7 +12,7 @@ from kd3d.compress.distill.coefs import BlendSettings
 from kd3d.training.ema import Ema
 from kd3d.training.objective import Term
 from kd3d.training.precision import Precision
-from kd3d.training.schedule import one_cycle
+from kd3d.training.schedule import grouped, one_cycle
 from kd3d.training.settings import TrainSettings
 from kd3d.training.state import TrainState
 from kd3d.training.step import Stepper
@@ -65,8 +65,10 @@ def part(whole, rows):
 class Toy:
     """Task, and two signals: of the head, and of the neck or a level through an adapter."""
 
-    def __init__(self, blend=None, *, scales=(1.0, 1.0), tap="neck", task=True, spoil=None, signals=None):
-        self.scales, self.tap, self.task, self.spoil = scales, tap, task, spoil
+    def __init__(
+        self, blend=None, *, scales=(1.0, 1.0), tap="neck", task=True, spoil=None, signals=None, by=float("nan")
+    ):
+        self.scales, self.tap, self.task, self.spoil, self.by = scales, tap, task, spoil, by
         torch.manual_seed(5)
         self.signals = signals or ("kd.head", "kd.features")
         self.adapter = nn.Linear({"neck": 5, "wide neck": 6, "level": 6}[tap], 3)
@@ -87,14 +89,20 @@ class Toy:
         if self.spoil is not None:
             for term in terms:
                 if term.name == self.spoil:
-                    term.sum = term.sum * float("nan")
+                    term.sum = term.sum * self.by
         return terms
 
+    @property
+    def taught(self):
+        return self.signals
 
-def stepper(objective, module, *, scaler=None, accumulate=1):
-    settings = TrainSettings(steps=1000, batch_size=8, accumulate=accumulate, clip_norm=1e9, precision="fp32")
-    trained = [*module.parameters(), *objective.adapters.parameters()]
-    optimiser = torch.optim.AdamW(trained, lr=1e-3)
+
+def stepper(objective, module, *, scaler=None, accumulate=1, lr_scales=()):
+    settings = TrainSettings(
+        steps=1000, batch_size=8, accumulate=accumulate, clip_norm=1e9, precision="fp32", lr_scales=lr_scales
+    )
+    named = [*module.named_parameters(), *((f"adapters.{n}", p) for n, p in objective.adapters.named_parameters())]
+    optimiser = torch.optim.AdamW(grouped(named, settings), lr=1e-3)
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     state = TrainState(module, Ema(getattr(module, "module", module), 0.0), optimiser, scaler, objective.adapters)
     made = Stepper(

@@ -1,4 +1,4 @@
-"""Gradient blending in the training step (P1, P3, P4, P6, P12, P15-P19 of the specification)."""
+"""Gradient blending in the training step; properties P1 ... of its specification are named where they are tested."""
 
 import math
 import subprocess
@@ -33,6 +33,7 @@ def of_the_task(frames=None):
 @pytest.mark.parametrize("terms", ["separate", "joint"])
 @pytest.mark.parametrize("c", [1e-6, 1e-3, 7.3, 1e6])
 def test_scaling_all_distillation_losses_changes_nothing(c, terms):
+    """P1."""
     config = replace(EXACT, terms=terms)
     one, _, _ = gradients(Toy(config), [batch()])
     other, _, _ = gradients(Toy(config, scales=(c, c)), [batch()])
@@ -41,6 +42,7 @@ def test_scaling_all_distillation_losses_changes_nothing(c, terms):
 
 @pytest.mark.parametrize("mode", ["params", "cut"])
 def test_separate_terms_do_not_depend_on_the_weights_between_them_to_the_last_bit(mode):
+    """P1."""
     config = replace(EXACT, mode=mode)
     one, _, _ = gradients(Toy(config), [batch()])
     other, _, _ = gradients(Toy(config, scales=(2.0**-9, 2.0**7)), [batch()])
@@ -50,6 +52,7 @@ def test_separate_terms_do_not_depend_on_the_weights_between_them_to_the_last_bi
 
 
 def test_the_step_keeps_the_tasks_length_and_its_direction_within_45_degrees():
+    """P3 and P4."""
     task = of_the_task()
     found, report, _ = gradients(Toy(EXACT), [batch()])
     step, alone = flat(found, SHARED), flat(task, SHARED)
@@ -62,6 +65,7 @@ def test_the_step_keeps_the_tasks_length_and_its_direction_within_45_degrees():
 
 @pytest.mark.parametrize("mode", ["params", "cut"])
 def test_parameters_of_the_task_alone_get_its_gradient_and_adapters_the_teachers_at_the_tasks_length(mode):
+    """P19."""
     task = of_the_task()
     found, _, _ = gradients(Toy(replace(EXACT, mode=mode)), [batch()])
     if mode == "params":  # below a cut the head's own gradient is of the same loss, too
@@ -72,6 +76,7 @@ def test_parameters_of_the_task_alone_get_its_gradient_and_adapters_the_teachers
 
 
 def test_a_student_that_has_nothing_to_learn_steps_as_without_a_teacher():
+    """P6."""
     task = of_the_task()
     for mode in MODES:
         found, report, _ = gradients(Toy(replace(EXACT, mode=mode), scales=(0.0, 0.0)), [batch()])
@@ -89,6 +94,7 @@ def test_without_a_blend_the_step_is_the_plain_sum():
 
 
 def test_how_parameters_are_split_into_tensors_does_not_matter():
+    """P12."""
     generator = torch.Generator().manual_seed(0)
     task, taught = torch.randn(2, 1000, generator=generator)
     whole = gram({"task": [task], "kd": [taught]}, [0])
@@ -102,6 +108,7 @@ def test_how_parameters_are_split_into_tensors_does_not_matter():
 
 @pytest.mark.parametrize("mode", ["params", "cut"])
 def test_the_loss_scale_of_mixed_precision_does_not_matter(mode):
+    """P15."""
     plain, _, plain_state = gradients(Toy(replace(EXACT, mode=mode)), [batch()])
     for scale in (1.0, 2.0**10, 2.0**16):
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
@@ -111,6 +118,7 @@ def test_the_loss_scale_of_mixed_precision_does_not_matter(mode):
 
 
 def test_four_micro_batches_step_like_one_batch():
+    """P16."""
     whole = batch(count=8)
     parts = [part(whole, slice(0, 1)), part(whole, slice(1, 4)), part(whole, slice(4, 6)), part(whole, slice(6, 8))]
     one, report, _ = gradients(Toy(EXACT), [whole])
@@ -120,6 +128,7 @@ def test_four_micro_batches_step_like_one_batch():
 
 
 def test_a_single_linear_trunk_and_one_frame_have_the_same_weights_at_the_cut():
+    """P17."""
     made = {}
     for mode in ("params", "cut"):
         objective = Toy(replace(EXACT, mode=mode), tap="wide neck", signals=("kd.features",))
@@ -130,6 +139,7 @@ def test_a_single_linear_trunk_and_one_frame_have_the_same_weights_at_the_cut():
 
 
 def test_the_cut_agrees_with_the_exact_mode_in_direction():
+    """P17."""
     exact, _, _ = gradients(Toy(EXACT), [batch()])
     near, report, _ = gradients(Toy(replace(EXACT, mode="cut")), [batch()])
     step, other = flat(exact), flat(near)
@@ -256,7 +266,7 @@ def test_nothing_to_blend_is_refused():
 
 @pytest.mark.slow
 def test_two_processes_step_like_one_with_the_joined_batch_and_agree_on_what_is_not_finite(tmp_path):
-    """Each forward pass goes through ``DistributedDataParallel`` outside of ``no_sync``."""
+    """P14 and P18, with forward passes through ``DistributedDataParallel`` outside of ``no_sync`` and inside."""
     script = Path(__file__).with_name("blend_ranks.py")
     workers = [
         subprocess.Popen([sys.executable, str(script), str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
@@ -271,12 +281,23 @@ def test_two_processes_step_like_one_with_the_joined_batch_and_agree_on_what_is_
             torch.testing.assert_close(first[mode][name], gradient, rtol=1e-5, atol=1e-6)
             assert torch.equal(first[mode][name], second[mode][name])
         assert first[f"{mode}.terms"] == pytest.approx(report.terms, rel=1e-5)
-    assert first["dropped"] == second["dropped"] == 1.0
-    assert "loss task0.box=nan" in first["error"]
-    assert first["error"] == second["error"]
+        assert all(torch.equal(first[f"{mode}.quiet"][name], found) for name, found in first[mode].items()), mode
+    for bad in ("nan", "inf"):
+        for mode in ("params", "cut"):
+            assert first[f"{bad}.{mode}.taught"] == second[f"{bad}.{mode}.taught"] == 1.0
+            assert torch.equal(first[f"{bad}.{mode}"], second[f"{bad}.{mode}"])
+            assert torch.isfinite(first[f"{bad}.{mode}"]).all()
+        assert f"loss task0.box={bad}" in first[f"{bad}.error"]
+        assert first[f"{bad}.error"] == second[f"{bad}.error"]
+        assert first[f"{bad}.between"] == second[f"{bad}.between"] == (("kd.head",), 1)
+    exact, _, _ = gradients(Toy(EXACT), [batch(count=8)])
+    for wrong in ("blended before they are added", "two passes through the hooks"):  # what the above would not let pass
+        other = torch.cat([first[wrong][name].flatten() for name in SHARED])
+        assert float((other - flat(exact, SHARED).float()).norm() / flat(exact, SHARED).norm()) > 0.01, wrong
 
 
 def test_signals_that_read_heads_alone_are_cut_at_the_heads_and_those_on_the_neck_at_the_neck():
+    """P17 on a real student."""
     from training_frames import memory_dataset
 
     from kd3d.compress.distill.objective import DistillationObjective

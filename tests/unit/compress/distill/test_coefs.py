@@ -1,4 +1,4 @@
-"""Properties of the closed form of gradient blending (P1-P5, P7-P11 and P13 of the specification)."""
+"""Properties of the closed form of gradient blending (P1-P5, P7-P11 and P13 of its specification)."""
 
 import math
 
@@ -29,6 +29,7 @@ def pair(phi_deg, n_t=1.0, n_d=1.0):
 @FAST
 @given(angles, lengths, lengths, st.sampled_from([PLAIN, BlendSettings.strong(), BlendSettings(rho=1.0)]))
 def test_the_step_is_as_long_as_the_tasks_gradient_within_the_angle_and_inside_the_cone(phi, n_t, n_d, config):
+    """P3, P4 and P5."""
     task, taught = pair(phi, n_t, n_d)
     step, a, b, turn = blend(task, taught, config)
     assert np.linalg.norm(step) == pytest.approx(n_t, rel=1e-6)
@@ -42,6 +43,7 @@ def test_the_step_is_as_long_as_the_tasks_gradient_within_the_angle_and_inside_t
 @FAST
 @given(angles, st.sampled_from([1e-6, 1e-3, 7.3, 1e6]))
 def test_scaling_the_distillation_loss_changes_nothing(phi, c):
+    """P1."""
     task, taught = pair(phi, 2.0, 0.3)
     np.testing.assert_allclose(blend(task, c * taught)[0], blend(task, taught)[0], rtol=1e-9, atol=1e-12)
 
@@ -49,6 +51,7 @@ def test_scaling_the_distillation_loss_changes_nothing(phi, c):
 @FAST
 @given(angles, st.integers(-60, 60))
 def test_scaling_it_by_a_power_of_two_changes_no_bit(phi, k):
+    """P1."""
     assume(phi == 0 or phi > 1e-200)  # below the normal range of floats any scaling loses bits
     task, taught = pair(phi, 2.0, 0.3)
     assert np.array_equal(blend(task, 2.0**k * taught)[0], blend(task, taught)[0])
@@ -57,6 +60,7 @@ def test_scaling_it_by_a_power_of_two_changes_no_bit(phi, k):
 @FAST
 @given(angles, st.floats(1e-4, 1e4))
 def test_the_blend_is_homogeneous_in_the_tasks_gradient(phi, c):
+    """P2."""
     task, taught = pair(phi, 2.0, 0.3)
     np.testing.assert_allclose(blend(c * task, taught)[0], c * blend(task, taught)[0], rtol=1e-6, atol=1e-9 * c)
 
@@ -64,6 +68,7 @@ def test_the_blend_is_homogeneous_in_the_tasks_gradient(phi, c):
 @FAST
 @given(st.floats(1e-5, 1e5))
 def test_parallel_gradients_give_the_task_and_opposed_ones_leave_it_untouched(k):
+    """P7 and P8."""
     task = np.array([0.3, -1.2, 2.0])
     np.testing.assert_allclose(blend(task, k * task)[0], task, rtol=1e-6)
     step, a, b, turn = blend(task, -k * task)
@@ -72,6 +77,7 @@ def test_parallel_gradients_give_the_task_and_opposed_ones_leave_it_untouched(k)
 
 
 def test_orthogonal_gradients_get_equal_components():
+    """P9."""
     task, taught = pair(90, 3.0, 0.01)
     step, a, b, _ = blend(task, taught)
     np.testing.assert_allclose(step, [3 / math.sqrt(2)] * 2)
@@ -81,6 +87,7 @@ def test_orthogonal_gradients_get_equal_components():
 @FAST
 @given(st.integers(0, 2**31), st.integers(2, 6))
 def test_rotating_both_rotates_the_step(seed, size):
+    """P10."""
     rng = np.random.default_rng(seed)
     task, taught = rng.normal(size=(2, size))
     turn, _ = np.linalg.qr(rng.normal(size=(size, size)))
@@ -88,6 +95,7 @@ def test_rotating_both_rotates_the_step(seed, size):
 
 
 def test_the_step_changes_continuously_with_the_angle():
+    """P11."""
     steps = np.array([blend(*pair(phi))[0] for phi in np.arange(0, 180.005, 0.01)])
     assert np.linalg.norm(np.diff(steps, axis=0), axis=1).max() < 5e-4
 
@@ -95,6 +103,7 @@ def test_the_step_changes_continuously_with_the_angle():
 @FAST
 @given(st.integers(0, 2**31))
 def test_the_task_loss_of_a_quadratic_falls(seed):
+    """P13."""
     rng = np.random.default_rng(seed)
     spread = rng.uniform(0.01, 1.0, 4)  # the Hessian's eigenvalues; the largest is the smoothness
     x, taught = rng.normal(size=(2, 4))
@@ -118,8 +127,8 @@ def test_warm_up_grows_the_turn_from_nothing(phi):
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"mode": "free"}, "no blend mode 'free'"),
-        ({"terms": "some"}, "separate or joint, not 'some'"),
+        ({"mode": "free"}, "blend.s mode cannot be .free.. Use auto, params, cut or interval"),
+        ({"terms": "some"}, "terms cannot be .some.. Use separate or joint"),
         ({"rho": 0.0}, "rho must be above 0 and at most 1, not 0"),
         ({"psi_max_deg": 90.0}, "between 0 and 90 degrees, not 90"),
         ({"phi_hi_deg": 160.0}, "not 160 and 150"),
