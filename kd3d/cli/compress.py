@@ -129,7 +129,6 @@ def compress(
     plan = _settings(taught, space, candidates=candidates, short_steps=short_steps, search=asked)
     predictor = latency.of_frames(table, source.train, plan.stats_frames)
     result = _compress(model, source, budgets, settings=plan, out=out, device=device, predictor=predictor)
-    _show(result)
     found = latency.of_the_student(predictor, result.student, out)
     emit({**result.metrics, **found, **_report(out), "model": str(result.model)}, as_json=json_line)
 
@@ -145,7 +144,7 @@ def _compress(model: Any, source: Any, budgets: Any, *, settings: Any, out: Path
     from kd3d.compress.pipeline import compress
 
     with teaching.stages() as update:
-        return compress(
+        result = compress(
             model,
             source,
             budgets=budgets,
@@ -155,6 +154,8 @@ def _compress(model: Any, source: Any, budgets: Any, *, settings: Any, out: Path
             latency=predictor,
             progress=update,
         )
+    _show(result)
+    return result
 
 
 def _show(result: Any) -> None:
