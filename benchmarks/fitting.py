@@ -19,6 +19,8 @@ from kd3d.compress.data import CompressData
 from kd3d.compress.distill.cache import CacheSettings
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
+from kd3d.compress.inherit.rules import TAYLOR
+from kd3d.compress.inherit.scored import Dice, taylor
 from kd3d.compress.recipe import Recipe
 from kd3d.compress.recorded import CachedTeacher, check_cacheable
 from kd3d.datasets.augment import Augmentation
@@ -53,7 +55,7 @@ class Arm:
 
     Args:
         name: in the records.
-        rule: of inheritance, or ``None`` for fresh weights.
+        rule: of inheritance, ``taylor`` and ``random`` among them, or ``None`` for fresh weights.
         recipe: of distillation, or ``None`` for the labels alone.
         draws: recorded augmentations per frame, the teacher's answers to which are cached where the recipe's signals
             allow; 0 draws a new one every time.
@@ -80,6 +82,7 @@ def fit(
     device: str = "cpu",
     batch_size: int = 4,
     max_range_m: float | None = None,
+    scored: int = len(CYCLES),
 ) -> None:
     """Train and score one student in one arm with one seed; what came of it stays in ``out/result.json``. Resumes.
 
@@ -95,6 +98,7 @@ def fit(
         device: such as ``cuda``.
         batch_size: frames per step.
         max_range_m: scores count nothing farther than this; ``None`` for the official ranges.
+        scored: of the last so many cycles.
     """
     arm = ARMS[arm] if isinstance(arm, str) else arm
     if (out / "result.json").exists():
@@ -104,7 +108,7 @@ def fit(
     student = build(spec).to(device)
     if arm.rule is not None:
         weights = teacher.module.state_dict()
-        made = plan(teacher.spec, spec, arm.rule, weights)
+        made = plan(teacher.spec, spec, _rule(arm.rule, teacher, data, seed), weights)
         student.load_state_dict(apply_plan(made, student.state_dict(), weights))
     scores, times = [], []
     objective = DetectionObjective(spec) if arm.recipe is None else arm.recipe.objective(teacher.module, spec)
@@ -125,12 +129,21 @@ def fit(
         shutil.rmtree(run / "teacher-cache", ignore_errors=True)
         times += [line["step_s"] for line in result.history if "step_s" in line]
         student, found = result.module, out / f"scores-{cycle}.json"
+        if cycle < len(CYCLES) - scored:
+            continue
         if not found.exists():
             write_json(found, score(student, validation, out / f"scores-{cycle}", max_range_m=max_range_m))
         scores.append(read_json(found))
     used = {"recipe": None if arm.recipe is None else repr(arm.recipe), "inherit": arm.rule, "draws": arm.draws}
     identity = {"arm": arm.name, "seed": seed, "steps": steps, "step_s": statistics.median(times), **about}
     write_json(out / "result.json", {**identity, **used, "scores": scores, "environment": environment.record()})
+
+
+def _rule(name: str, teacher: Model, data: SampleDataset, seed: int) -> Any:
+    """A rule of inheritance for ``plan``; ``taylor`` takes a pass over training frames, ``random`` the run's seed."""
+    if name == TAYLOR:
+        return taylor(teacher.module, data)
+    return Dice(seed) if name == Dice().__name__ else name
 
 
 def _recorded(

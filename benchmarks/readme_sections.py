@@ -77,10 +77,33 @@ def kd_three_seeds(record: Record) -> list[str]:
     return [said, table.markdown(), *(verdict(item) for item in record["comparisons"])]
 
 
+def kd_gain(record: Record) -> list[str]:
+    """Three students: what they begin with, and what they are taught."""
+    table = Table("", ("student", "MACs", "inherits", "taught", "mAP, seeds 1, 2, 3", "mean"))
+    rows: dict[str, list[Record]] = {}
+    for item in record["rows"]:
+        rows.setdefault(item["row"], []).append(item)
+    for name, found in rows.items():
+        axis, rule, taught = name.split("-")
+        finals = [item["mAP"][-1] for item in sorted(found, key=lambda item: item["seed"])]
+        said = "distilled" if taught == "kd" else "labels alone"
+        mean = f"{sum(finals) / len(finals):.2f}"
+        each = ", ".join(f"{value:.2f}" for value in finals)
+        table.rows.append((axis, f"{100 * found[0]['macs_share']:.1f} %", rule, said, each, mean))
+    setting = record["setting"]
+    told = (
+        f"The shipped teacher within {setting['range_m']:g} m (mAP {record['teacher']['mAP']:.2f}, counted within "
+        f"{setting['max_range_m']:g} m), and students that are narrower, shallower or on larger cells; "
+        f"{setting['steps']} steps of {setting['batch']} frames for every row, 400 validation frames."
+    )
+    compared = [verdict({**item, "arm": item["row"]}) for item in record["compared"] if item["differences"]]
+    return [told, table.markdown(), *compared]
+
+
 def verdict(item: Record) -> str:
-    """One comparison with the control, in words."""
+    """One comparison with the control (a row of that name, or the one that ``item`` names), in words."""
     differences = ", ".join(f"{value:+.2f}" for value in item["differences"]) or "none"
-    said = f"`{item['arm']}` minus `control`, mAP points by seed: {differences}."
+    said = f"`{item['arm']}` minus `{item.get('control', 'control')}`, mAP points by seed: {differences}."
     if item.get("beats") is None:
         return f"{said} Too few seeds to judge."
     converged = "" if item["control_converged"] else ", and the control was still rising"
@@ -239,6 +262,7 @@ SECTIONS = (
     Section("student_speed", "Teacher and student", student_speed),
     Section("int8", "8 bits", int8),
     Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
+    Section("kd_gain", "What weights and answers of the teacher bring", kd_gain),
     Section("search_gain", "Does the search earn its keep?", search_gain),
     Section("latency_prediction", "Predicted and measured latency", latency_prediction),
     Section("cost_speed", "The cost of a student", cost_speed),

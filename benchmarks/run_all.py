@@ -34,6 +34,8 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ),
     *(("search_gain.py", "short", "--seed", str(seed)) for seed in SEEDS),
     ("search_gain.py", "table"),
+    *(("kd_gain.py", "run", "--seed", str(seed)) for seed in SEEDS),
+    ("kd_gain.py", "table"),
     ("kd_step.py",),
     ("world_gate.py",),
     ("decode_comparison.py",),

@@ -61,7 +61,7 @@ def compress(
     workers: Workers = 1,
     precision: Precision = "fp32",
     norm_momentum: NormMomentum = None,
-    inherit: teaching.Rule = "l1",
+    inherit: teaching.Rule = "auto",
     logit_weight: teaching.Logits = None,
     mask: teaching.Mask = None,
     feature_weight: teaching.Features = None,

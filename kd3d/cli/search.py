@@ -47,7 +47,7 @@ def search(
     seed: Seed = 0,
     precision: Precision = "fp32",
     norm_momentum: NormMomentum = None,
-    inherit: teaching.Rule = "l1",
+    inherit: teaching.Rule = "auto",
     logit_weight: teaching.Logits = None,
     mask: teaching.Mask = None,
     feature_weight: teaching.Features = None,

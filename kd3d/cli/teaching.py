@@ -15,7 +15,9 @@ from kd3d.errors import UsageError
 Rule = Annotated[
     str,
     typer.Option(
-        "--inherit", help="Which teacher channels the student takes: l1, first, bn, taylor, random, copy, none."
+        "--inherit",
+        help="Which teacher channels the student takes: auto (taylor, or l1 without labels), l1, first, bn, taylor, "
+        "random, copy, none.",
     ),
 ]
 Logits = Annotated[

@@ -15,8 +15,8 @@ from kd3d.compress.distill.teacher import TeacherSettings
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
 from kd3d.compress.inherit.plan import InheritPlan
-from kd3d.compress.inherit.rules import TAYLOR
-from kd3d.compress.inherit.scored import Dice, taylor
+from kd3d.compress.inherit.rules import AUTO, TAYLOR
+from kd3d.compress.inherit.scored import Dice, Taylor, taylor
 from kd3d.compress.recipe import Recipe
 from kd3d.compress.recorded import CachedTeacher, draws_of
 from kd3d.compress.stages import Progress, StageUpdate, begin, once, silent
@@ -41,7 +41,7 @@ class DistillSettings:
         train: the training run.
         recipe: what the teacher teaches.
         inherit: rule by which teacher weights are taken over (``kd3d.compress.inherit.rules.NAMES``), or ``None`` for a
-            fresh start.
+            fresh start. ``auto`` is ``taylor``, or ``l1`` where the recipe reads no labels.
         control: also train the same student, as long, without teacher: no distillation and no inheritance.
         cache: keeps the teacher's answers, so that it runs once per frame and recorded augmentation; ``None`` runs it
             at every step. The control then sees the same recorded augmentations.
@@ -50,10 +50,17 @@ class DistillSettings:
 
     train: TrainSettings
     recipe: Recipe = field(default_factory=Recipe)
-    inherit: str | None = "l1"
+    inherit: str | None = AUTO
     control: bool = False
     cache: CacheSettings | None = None
     running: TeacherSettings = field(default_factory=TeacherSettings)
+
+    @property
+    def rule(self) -> str | None:
+        """The rule of inheritance that ``inherit`` stands for."""
+        if self.inherit != AUTO:
+            return self.inherit
+        return "l1" if self.recipe.supervised is False else TAYLOR
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the result, as JSON values; a resumed run must repeat them."""
@@ -95,6 +102,7 @@ def distill(
     settings: DistillSettings,
     run: Path,
     device: str = "cpu",
+    known: Taylor | None = None,
     progress: Progress = silent,
 ) -> DistillResult:
     """Teach one student.
@@ -109,6 +117,7 @@ def distill(
         settings: how.
         run: receives ``student/`` (the model), ``inherit.json``, ``metrics.json``, trainings ``distil/``, ``control/``.
         device: such as ``cpu`` or ``cuda``.
+        known: what ``measured`` returns, where that is known already.
         progress: told how far it is.
 
     Raises:
@@ -121,7 +130,7 @@ def distill(
     begin(run, {**asked, "data": data.identity()})
     settings = _directed(teacher, student_spec, settings, data=data, run=run, device=device, progress=progress)
     inheritance = None
-    module, made = untaught(teacher, student_spec, settings, data=data, device=device)
+    module, made = untaught(teacher, student_spec, settings, data=data, device=device, known=known)
     if made is not None:
         inheritance = once(run / "inherit.json", made.to_json)
     objective = settings.recipe.objective(teacher.module, student_spec, running=settings.running)
@@ -226,8 +235,21 @@ class _Fit:
         return score(result.module, self.data.val, run / "evaluation", scored, max_range_m=self.data.max_range_m)
 
 
+def measured(teacher: Model, settings: DistillSettings, *, data: CompressData, device: str) -> Taylor | None:
+    """The importance of the teacher's channels, if ``settings`` inherits by it: a pass over some training frames."""
+    if settings.rule != TAYLOR:
+        return None
+    return taylor(teacher.module.to(device), data.train)
+
+
 def untaught(
-    teacher: Model, spec: DetectorSpec, settings: DistillSettings, *, data: CompressData, device: str
+    teacher: Model,
+    spec: DetectorSpec,
+    settings: DistillSettings,
+    *,
+    data: CompressData,
+    device: str,
+    known: Taylor | None = None,
 ) -> tuple[CenterPoint, InheritPlan | None]:
     """The student before its first step, with what it inherits, and the plan of that.
 
@@ -237,13 +259,14 @@ def untaught(
         settings: its seed and rule.
         data: frames for a rule that needs them.
         device: of the student.
+        known: what ``measured`` returns, where that is known already.
     """
     module = _student(spec, settings.train.seed, device)
-    if settings.inherit is None:
+    if settings.rule is None:
         return module, None
-    rule: Any = settings.inherit
+    rule: Any = settings.rule
     if rule == TAYLOR:
-        rule = taylor(teacher.module, data.train)
+        rule = known or measured(teacher, settings, data=data, device=device)
     elif rule == Dice().__name__:
         rule = Dice(settings.train.seed)
     made = plan(teacher.spec, spec, rule, teacher.module.state_dict())

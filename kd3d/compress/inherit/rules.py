@@ -31,7 +31,7 @@ def l1(filters: Sequence[Tensor], keep: int) -> Indices:
 
 
 RULES: Mapping[str, ChannelRule | WriterRule] = {"first": first, "l1": l1, "bn": NormScale(), "random": Dice()}
-COPY, TAYLOR = "copy", "taylor"
+COPY, TAYLOR, AUTO = "copy", "taylor", "auto"
 NAMES = (*RULES, TAYLOR, COPY)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3d.compress.data import CompressData
-from kd3d.compress.distilling import DistillSettings, fingerprint, plain
+from kd3d.compress.distilling import DistillSettings, fingerprint, measured, plain
 from kd3d.compress.search.halving import next_todo, standings
 from kd3d.compress.search.holdout import hold_out
 from kd3d.compress.search.processes import run_workers
@@ -78,7 +78,8 @@ def optimise(
     """
     held = hold_out(data)
     short = brief(distill, settings.rungs[-1], settings.rungs[0])
-    runner = TrialRunner(teacher, held.data, short, run, device)
+    known = measured(teacher, distill, data=held.data, device=device)
+    runner = TrialRunner(teacher, held.data, short, run, device, known)
     request = {
         "teacher": fingerprint(teacher),
         "budgets": plain(students.budgets),

@@ -11,6 +11,7 @@ import torch
 
 from kd3d.compress.data import CompressData, score
 from kd3d.compress.distilling import DistillSettings, fingerprint, untaught
+from kd3d.compress.inherit.scored import Taylor
 from kd3d.compress.stages import begin, once
 from kd3d.detectors.batch import Batch, prepare
 from kd3d.detectors.checkpoint import Model
@@ -45,6 +46,7 @@ class TrialRunner:
         distill: recipe and training; its steps are those of the last rung.
         run: receives ``trials/NAME/``.
         device: such as ``cpu``.
+        known: importance of the teacher's channels, where students inherit by it.
     """
 
     teacher: Model
@@ -52,6 +54,7 @@ class TrialRunner:
     distill: DistillSettings
     run: Path
     device: str
+    known: Taylor | None = None
 
     def __call__(
         self, candidate: Student, steps: int, progress: Callable[[TrainUpdate], None] | None = None
@@ -83,7 +86,9 @@ class TrialRunner:
         settings = self.distill.train
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)  # adapters of features begin alike in every process
-            module, _ = untaught(self.teacher, candidate.spec, self.distill, data=self.data, device=self.device)
+            module, _ = untaught(
+                self.teacher, candidate.spec, self.distill, data=self.data, device=self.device, known=self.known
+            )
             objective = self.distill.recipe.objective(
                 self.teacher.module.to(self.device), candidate.spec, running=self.distill.running
             )

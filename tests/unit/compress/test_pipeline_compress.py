@@ -92,7 +92,7 @@ def test_distil_makes_a_plain_student_and_a_control_and_resumes_without_work(tea
     monkeypatch.setattr(distilling, "train", no_training)
     again = distill(teacher, student, data, settings=settings, run=tmp_path)
     assert again.metrics == result.metrics
-    with pytest.raises(UsageError, match=r"begun differently: settings.inherit=l1 then, None now. Repeat that run's"):
+    with pytest.raises(UsageError, match=r"begun differently: settings.inherit=auto then, None now. Repeat that run's"):
         distill(teacher, student, data, settings=replace(settings, inherit=None), run=tmp_path)
     other = replace(data, train=Frames(7))
     with pytest.raises(UsageError, match=r"data.train.frames=6 then, 7 now; data.train.tokens=\w+ then, \w+ now. Rep"):
@@ -226,3 +226,24 @@ def test_a_cache_that_costs_more_answers_than_it_gives_is_warned_about(teacher, 
     settings = DistillSettings(TRAIN, cache=CacheSettings(None, 4))
     with pytest.warns(UserWarning, match="asked 24 times for a cache that a training on 6 frames uses"):
         distill(teacher, NARROW, data, settings=settings, run=tmp_path)
+
+
+def test_the_teachers_channels_are_chosen_by_importance_unless_no_label_may_be_read():
+    def rule(inherit=None, **recipe):
+        given = {} if inherit is None else {"inherit": inherit}
+        return DistillSettings(TRAIN, Recipe(**recipe), **given).rule
+
+    assert rule() == "taylor"
+    assert rule(supervised=False) == "l1"
+    assert rule("bn", supervised=False) == "bn"
+    assert DistillSettings(TRAIN, inherit=None).rule is None
+
+
+def test_what_a_search_has_measured_of_the_teacher_is_not_measured_again(teacher, monkeypatch):
+    data, settings, student = CompressData(Frames()), DistillSettings(TRAIN), scaled(SPEC, Choice(backbone=0.5))
+    known = distilling.measured(teacher, settings, data=data, device="cpu")
+    _, wanted = distilling.untaught(teacher, student, settings, data=data, device="cpu")
+    monkeypatch.setattr(distilling, "taylor", None)
+    _, made = distilling.untaught(teacher, student, settings, data=data, device="cpu", known=known)
+    assert made == wanted
+    assert distilling.measured(teacher, replace(settings, inherit="l1"), data=data, device="cpu") is None

@@ -63,7 +63,7 @@ def search(teacher, monkeypatch):
     def run(folder, *, settings=SETTINGS, students=STUDENTS, **fake):
         def runner(*given):
             made.append(given)
-            teacher, data, distill, run, device = given
+            teacher, data, distill, run, device, _ = given
             return Runner(run, device=device, teacher=teacher, data=data, distill=distill, **fake)
 
         monkeypatch.setattr(module, "TrialRunner", runner)

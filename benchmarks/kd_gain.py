@@ -1,0 +1,177 @@
+"""What do the teacher's weights bring, and what its answers? Three students, matched controls, three seeds.
+
+    python benchmarks/kd_gain.py students                       the three students, nothing is trained
+    python benchmarks/kd_gain.py run [--row ROW] [--seed S]     what is missing of it; resumes
+    python benchmarks/kd_gain.py table                          -> results/kd_gain.json
+
+A row is a student, a rule of inheritance and whether it is distilled (SparseKD's recipe): `width-taylor-kd`. The
+students are the shipped teacher narrowed alike in all parts, with fewer layers (without any it still has 59 % of the
+MACs), or on larger cells. All rows of a student have the same data, order, augmentation and steps; `plain` ones learn
+from the labels alone. As in `search_gain.py` the teacher is looked at within RANGE_M of the car, so that it fits a CPU.
+Finished rows that stand in the recorded file are not trained again, whichever machine they are of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from fitting import Arm, fit, paired
+from search_gain import MAX_RANGE_M, RANGE_M, near_teacher, teacher_row
+from study_width_depth_resolution import along
+from worlds import RESULTS, TRAIN, VALIDATION, world
+
+from kd3d.compress.recipe import Recipe
+from kd3d.compress.search.cost import StatsTable, cost
+from kd3d.runs import environment
+from kd3d.runs.atomic import read_json, write_json
+from kd3d.spec import DetectorSpec, to_json
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS, RECORD = ROOT / "runs" / "kd-gain", RESULTS / "kd_gain.json"
+SHARES = {"width": 0.25, "depth": 0.65, "resolution": 0.5}  # of the teacher's MACs, at most
+SEEDS, STEPS, BATCH = (1, 2, 3), 1600, 2
+FRESH, KD, PLAIN = "fresh", "kd", "plain"
+ROWS = (
+    "width-taylor-kd",
+    "width-l1-kd",
+    "width-taylor-plain",
+    "resolution-taylor-kd",
+    "resolution-taylor-plain",
+    "depth-taylor-kd",
+    "depth-taylor-plain",
+    "width-random-kd",
+    "width-fresh-kd",
+    "width-fresh-plain",
+    "width-bn-kd",
+    "width-first-kd",
+)
+COMPARED = (
+    ("width-taylor-kd", "width-taylor-plain"),
+    ("resolution-taylor-kd", "resolution-taylor-plain"),
+    ("depth-taylor-kd", "depth-taylor-plain"),
+    ("width-taylor-kd", "width-l1-kd"),
+    ("width-taylor-kd", "width-random-kd"),
+    ("width-taylor-kd", "width-fresh-kd"),
+    ("width-taylor-plain", "width-fresh-plain"),
+    ("width-taylor-kd", "width-bn-kd"),
+    ("width-taylor-kd", "width-first-kd"),
+)
+
+
+def students() -> dict[str, tuple[DetectorSpec, float]]:
+    """By axis the student with the most MACs within its share, and its share."""
+    teacher = near_teacher().spec
+    stats = StatsTable(world(TRAIN, sweeps=teacher.points.sweeps), 20)
+    whole, found = cost(teacher, stats(teacher)).macs, {}
+    for axis, share in SHARES.items():
+        within = [item for item in along(axis, teacher, stats) if item[0].macs <= share * whole]
+        price, spec, _ = within[-1]
+        found[axis] = (spec, price.macs / whole)
+    return found
+
+
+def run(rows: list[str], seeds: list[int], device: str) -> None:
+    """Train what neither this machine nor the record has."""
+    teacher, specs, known = near_teacher(), students(), recorded()
+    teacher.module.to(device)
+    for seed in seeds:
+        for row in rows:
+            if (row, seed) in known:
+                continue
+            axis, rule, taught = row.split("-")
+            spec, share = specs[axis]
+            arm = Arm(row, None if rule == FRESH else rule, Recipe() if taught == KD else None)
+            facts = {"row": row, "student": spec.name, "spec": to_json(spec), "macs_share": share}
+            fit(
+                teacher,
+                spec,
+                arm,
+                seed=seed,
+                steps=STEPS,
+                out=RUNS / f"{row}-{seed}",
+                about=facts,
+                device=device,
+                batch_size=BATCH,
+                max_range_m=MAX_RANGE_M,
+                scored=2,
+            )
+
+
+def recorded() -> dict[tuple[str, int], dict[str, Any]]:
+    """Finished rows of the record, if it is of the same setting, and of this machine."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    if RECORD.exists():
+        before = read_json(RECORD)
+        if before["setting"] == setting():
+            found = {(item["row"], item["seed"]): item for item in before["rows"]}
+    for path in sorted(RUNS.glob("*/result.json")):
+        item = read_json(path)
+        found[item["row"], item["seed"]] = row_of(item)
+    return found
+
+
+def setting() -> dict[str, Any]:
+    """What all rows share."""
+    worlds = {"train": list(TRAIN), "validation": list(VALIDATION)}
+    return {"steps": STEPS, "batch": BATCH, "range_m": RANGE_M, "max_range_m": MAX_RANGE_M, "worlds": worlds}
+
+
+def row_of(found: dict[str, Any]) -> dict[str, Any]:
+    """What the record keeps of one training."""
+    kept = {name: found[name] for name in ("row", "seed", "student", "macs_share", "step_s")}
+    made = {name: found["environment"][name] for name in ("date", "commit")}
+    curve = [100 * item["mAP"] for item in found["scores"]]
+    return {**kept, "mAP": curve, "NDS": 100 * found["scores"][-1]["NDS"], "made": made}
+
+
+def table() -> None:
+    """Put the finished rows together."""
+    rows = recorded()
+    curves: dict[str, dict[int, list[float]]] = {}
+    for (row, seed), item in rows.items():
+        curves.setdefault(row, {})[seed] = [value / 100 for value in item["mAP"]]
+    compared = [
+        {"row": ours, "control": other, **paired(curves.get(ours, {}), curves.get(other, {}))}
+        for ours, other in COMPARED
+    ]
+    teacher_row()
+    record = {
+        "benchmark": "kd_gain",
+        "setting": setting(),
+        "teacher": read_json(ROOT / "runs" / "search-gain" / "teacher.json"),
+        "rows": sorted(rows.values(), key=lambda item: (ROWS.index(item["row"]), item["seed"])),
+        "compared": compared,
+        "environment": environment.record(),
+    }
+    write_json(RECORD, record)
+    print(json.dumps(record["compared"], indent=1))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("students")
+    commands.add_parser("table")
+    one = commands.add_parser("run")
+    one.add_argument("--row", choices=ROWS, nargs="+", default=list(ROWS))
+    one.add_argument("--seed", type=int, nargs="+", default=list(SEEDS))
+    one.add_argument("--threads", type=int, default=1)
+    one.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    if options.command == "students":
+        for axis, (spec, share) in students().items():
+            print(f"{axis}: {spec.name}, {100 * share:.1f} % of the MACs")
+    elif options.command == "table":
+        table()
+    else:
+        torch.set_num_threads(options.threads)
+        run(options.row, options.seed, options.device)
+
+
+if __name__ == "__main__":
+    main()
