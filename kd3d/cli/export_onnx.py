@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,6 +35,10 @@ def onnx(
         str,
         typer.Option("--int8-for", help="int8 for tensorrt (the rest in fp16) or cpu (ONNX Runtime, rest in fp32)."),
     ] = "tensorrt",
+    half_by: Annotated[
+        str,
+        typer.Option("--half-by", help="What makes fp16: kd3d, or autocast (NVIDIA ModelOpt: extra autocast)."),
+    ] = "kd3d",
     for_trt: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,14 +64,24 @@ def onnx(
         precision=precision,
         targets=for_trt or (),
         int8=int8,
+        half_by=half_by,
     )
     parity = result.parity
-    ties = f" ({parity.ties} more lost a tie of scores)" if parity.ties else ""
     say(
-        f"{result.artifact}: {result.precision}, {parity.matched} of {parity.boxes} boxes{ties} "
+        f"{result.artifact}: {result.precision}, {parity.matched} of {parity.boxes} boxes{_others(parity)} "
         f"on {parity.frames} frames as in torch"
     )
     for gate in result.gates:
         if gate.state == "skipped":
             say(f"gate {gate.name} was skipped: {gate.reason}")
     emit(result.to_json(), as_json=json_line)
+
+
+def _others(parity: Any) -> str:
+    """Accepted boxes that are not matched."""
+    lost = parity.ties - parity.short_headings
+    told = [f"{lost} more lost a tie of scores"] if lost else []
+    told += [f"{parity.short_headings} more differ in a heading that the network does not know"] * (
+        parity.short_headings > 0
+    )
+    return f" ({', '.join(told)})" if told else ""

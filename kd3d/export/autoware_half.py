@@ -9,6 +9,7 @@ from typing import Any
 
 from kd3d.errors import GateError
 from kd3d.export.autoware_node import ExportedNode
+from kd3d.export.emulate import emulated as emulate
 from kd3d.export.gates import Gate
 from kd3d.export.half import check_overflow
 from kd3d.export.parity import Stages, compare
@@ -32,7 +33,7 @@ class _Part:
     peak: float
 
     def emulation(self) -> GraphRunner:
-        return GraphRunner(rewrite(self.model, self.plan, self.types, emulate=True))
+        return GraphRunner(emulate(rewrite(self.model, self.plan, self.types)))
 
 
 def convert_files(
@@ -85,7 +86,7 @@ def _part(path: Path, feeds: Sequence[Arrays]) -> _Part:
     types = tensor_types(model)
     ranges = measure(model, computed_floats(model, types), feeds)
     plan = _canvas_in_float16(model, make_plan(model, types, ranges), ranges)
-    return _Part(model, plan, types, check_overflow(model, plan, types, feeds))
+    return _Part(model, plan, types, check_overflow(rewrite(model, plan, types), feeds))
 
 
 def _canvas_in_float16(model: Any, plan: Plan, ranges: Mapping[str, float]) -> Plan:

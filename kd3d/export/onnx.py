@@ -21,7 +21,7 @@ from kd3d.detectors.torch_pipeline import TorchPipeline
 from kd3d.errors import GateError, GraphError, OutputError, UsageError
 from kd3d.export.gates import Gate
 from kd3d.export.graph import write_graph
-from kd3d.export.half import convert_file
+from kd3d.export.half import check_converter, convert_file
 from kd3d.export.int8 import Int8Settings, quantise_file
 from kd3d.export.limits import lint, versions
 from kd3d.export.manifest import EXPORT_FILE, ONNX_FILE, PIPELINE_FILE, SPEC_FILE, export_json, pipeline_json
@@ -81,6 +81,7 @@ def export_onnx(
     precision: str = "fp32",
     targets: Sequence[str] = (),
     int8: Int8Settings | None = None,
+    half_by: str = "kd3d",
 ) -> ExportResult:
     """Export a model to the folder ``out``: ``model.onnx``, ``spec.json``, ``pipeline.json``, ``export.json``.
 
@@ -96,16 +97,19 @@ def export_onnx(
         targets: TensorRT versions (keys of ``kd3d.export.limits.versions()``) whose objections refuse the graph;
             those of the others are recorded only.
         int8: how to quantise, with that precision.
+        half_by: what converts to fp16, with that precision: ``kd3d``, or ``autocast`` of NVIDIA ModelOpt.
 
     Raises:
-        UsageError: int8 without frames, or ``opset``, ``pillars``, ``precision`` or ``targets`` makes no sense.
+        UsageError: int8 without frames, or ``opset``, ``pillars``, ``precision``, ``targets`` or ``half_by`` makes no
+            sense.
         GraphError: gate ``checker``, ``operators`` or ``trt-rtx``; the nodes are listed.
         GateError: gate ``int8``, ``fp16`` or ``parity``; the worst differences are listed.
         OutputError: ``out`` holds something else, or cannot be written.
-        BackendError: onnx, onnxscript or onnxruntime is not installed.
+        BackendError: onnx, onnxscript or onnxruntime is not installed, or ModelOpt where it is to convert.
     """
     _check_request(model, out, opset, pillars)
     check_precision(precision, targets, allowed=PRECISIONS)
+    check_converter(half_by, precision)
     int8 = _int8(precision, int8, frames)
     tolerance = tolerance or _TOLERANCES[precision]
     weights_sha256 = hashlib.sha256(weights_bytes(model.module)).hexdigest()
@@ -116,19 +120,17 @@ def export_onnx(
         write_json(folder / SPEC_FILE, to_json(spec))
         write_json(folder / PIPELINE_FILE, pipeline_json(spec, pillars=pillars))
         shipped = Model(spec, model.module)
-        lowered = lower(path, shipped, frames, precision=precision, int8=int8, opset=opset, tolerance=tolerance)
+        lowered = lower(
+            path, shipped, frames, precision=precision, int8=int8, opset=opset, tolerance=tolerance, half_by=half_by
+        )
         operators = check_graph(path)
         objections = check_targets(path, targets)
         parity = check_parity(
             shipped, folder, frames, pillars=pillars, tolerance=tolerance, generated=precision != "int8"
         )
-        gates = (
-            Gate("checker"),
-            Gate("operators", details={"objections": objections}),
-            *lowered,
-            Gate("parity", details={"boxes": parity.boxes, "matched": parity.matched, "ties": parity.ties}),
-            _rtx(path, spec, int8),
-        )
+        portable = Gate("operators", details={"objections": objections})
+        same = Gate("parity", details=parity.counts())
+        gates = (Gate("checker"), portable, *lowered, same, _rtx(path, spec, int8))
         record = export_json(
             model={"name": model.spec.name, "weights_sha256": weights_sha256},
             artifact=path,
@@ -166,6 +168,7 @@ def lower(
     int8: Int8Settings | None,
     opset: int,
     tolerance: Tolerance,
+    half_by: str = "kd3d",
 ) -> list[Gate]:
     """Bring an fp32 file to its precision, in place; what gates ``int8`` and ``fp16`` said.
 
@@ -176,7 +179,7 @@ def lower(
         return []
     reference, every = TorchPipeline(model, padded=True), [*frames, *probe_frames(model.spec)]
     if int8 is None:
-        return [convert_file(path, reference, every, tolerance=tolerance)]
+        return [convert_file(path, reference, every, tolerance=tolerance, by=half_by)]
     int8 = replace(int8, half=not int8.cpu and opset >= HALF_SCALES)
     gates = [quantise_file(path, reference, frames, tolerance=tolerance, settings=int8)]
     if int8.half:

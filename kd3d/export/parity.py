@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -51,6 +51,8 @@ class ParityReport:
         boxes: with a score at or above the floor, of both sides together.
         matched: of ``boxes``, those with a partner within tolerance among the other side's boxes.
         ties: of ``boxes``, those whose partner is in the other's maps but lost a tie there.
+        short_headings: of ``ties``, those that are none of scores: their heading is the angle of so short a vector that
+            it may differ by more than ``Tolerance.yaw_rad``.
         worst: largest difference over matched boxes: ``center_m``, ``size_m``, ``yaw_rad``, ``score``,
             ``velocity_m_s``; and ``map``, over raw maps, relative to the map's largest value where that exceeds 1.
         failures: one line each; empty when all is well.
@@ -62,11 +64,16 @@ class ParityReport:
     ties: int
     worst: dict[str, float]
     failures: tuple[str, ...] = ()
+    short_headings: int = 0
 
     @property
     def passed(self) -> bool:
         """Whether every box and every map agree."""
         return not self.failures
+
+    def counts(self) -> dict[str, Any]:
+        """The boxes, for the record of a gate."""
+        return {name: getattr(self, name) for name in ("boxes", "matched", "ties", "short_headings")}
 
     def to_json(self) -> dict[str, Any]:
         """As written to ``export.json``."""
@@ -88,6 +95,7 @@ class _Tally:
     boxes: int = 0
     matched: int = 0
     ties: int = 0
+    short_headings: int = 0
     worst: dict[str, float] = field(default_factory=lambda: {"map": 0.0})
     failures: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)  # boxes without a partner
@@ -99,7 +107,9 @@ class _Tally:
     def report(self, share: float) -> ParityReport:
         enough = self.matched + self.ties >= share * self.boxes
         failures = tuple(self.failures + ([] if enough else self.lost))
-        return ParityReport(self.frames, self.boxes, self.matched, self.ties, self.worst, failures)
+        return ParityReport(
+            self.frames, self.boxes, self.matched, self.ties, self.worst, failures, short_headings=self.short_headings
+        )
 
 
 def compare(
@@ -166,11 +176,12 @@ def _one_way(mine: _Side, other: _Side, *, tolerance: Tolerance, where: str, tal
     tally.boxes += result.counted
     tally.matched += result.counted - len(result.unmatched)
     tally.raise_worst(result.worst)
-    ties = 0
+    ties, strict = 0, replace(tolerance, rot=0.0)
     heads = heads_from_arrays(other.maps, other.spec) if len(result.unmatched) else ()
     for index in map(int, result.unmatched):
         if in_maps(mine.boxes, index, heads, other.spec, tolerance):
             ties += 1
+            tally.short_headings += not in_maps(mine.boxes, index, heads, other.spec, strict)
         else:
             box = _describe(mine.boxes, index, mine.spec)
             tally.lost.append(f"{where}: {mine.name} has {box} without a partner; {result.nearest(index)}")

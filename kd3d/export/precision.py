@@ -1,8 +1,7 @@
 """Float16 in the ONNX graph itself: one artefact for TensorRT versions with builder flags and with strong typing.
 
 Inputs and outputs stay fp32, so nothing around the network changes. Casts are written only where precision changes,
-one per tensor. The same plan also gives an emulation in fp32 with every float16 tensor rounded: ONNX Runtime's CPU
-provider computes in fp32 and so would hide overflow and rounding.
+one per tensor.
 """
 
 from __future__ import annotations
@@ -52,14 +51,13 @@ def with_initializers(model: Any) -> Any:
     return copy
 
 
-def rewrite(model: Any, plan: Plan, types: Mapping[str, int], *, emulate: bool = False) -> Any:
+def rewrite(model: Any, plan: Plan, types: Mapping[str, int]) -> Any:
     """Carry out a plan.
 
     Args:
         model: fp32, as ``with_initializers`` gives.
         plan: for this model.
         types: of its tensors.
-        emulate: keep every tensor in fp32, but round to float16 what the plan has in float16.
 
     Returns:
         A new ``onnx.ModelProto``, its intermediate types inferred anew.
@@ -68,7 +66,7 @@ def rewrite(model: Any, plan: Plan, types: Mapping[str, int], *, emulate: bool =
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.value_info[:]  # they tell the old types
-    writer = _Writer(result.graph, types, emulate=emulate)
+    writer = _Writer(result.graph, types)
     nodes = list(model.graph.node)
     del result.graph.node[:]
     for index, node in enumerate(nodes):
@@ -85,7 +83,7 @@ def rewrite(model: Any, plan: Plan, types: Mapping[str, int], *, emulate: bool =
 class _Writer:
     """Nodes with their inputs in the right precision; casts are shared."""
 
-    def __init__(self, graph: Any, types: Mapping[str, int], *, emulate: bool) -> None:
+    def __init__(self, graph: Any, types: Mapping[str, int]) -> None:
         self.onnx: Any = require("onnx", extra="onnx")
         self.numpy: Any = require("onnx.numpy_helper", extra="onnx")
         proto = self.onnx.TensorProto
@@ -93,7 +91,6 @@ class _Writer:
         self.floats = frozenset(name for name, kind in types.items() if kind == self.single)
         self.values = {item.name: item for item in graph.initializer}
         self.outputs = {item.name for item in graph.output}
-        self.emulate = emulate
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.low: dict[str, str] = {}  # tensor to the name of its float16 form
@@ -109,18 +106,13 @@ class _Writer:
             self._retype(node)
         made = [(place, name) for place, name in enumerate(node.output) if low and name in self.floats]
         for place, name in made:
-            if self.emulate or name in self.outputs:
-                node.output[place] = f"{name}.{'exact' if self.emulate else 'fp16'}"
+            if name in self.outputs:
+                node.output[place] = f"{name}.fp16"
         self.nodes.append(node)
         for place, name in made:
             self._publish(name, node.output[place])
 
     def _publish(self, name: str, written: str) -> None:
-        if self.emulate:
-            self._cast(written, f"{name}.fp16", self.half)
-            self._cast(f"{name}.fp16", name, self.single)
-            self.low[name] = name
-            return
         self.low[name] = written
         if written != name:
             self._cast(written, name, self.single)
@@ -129,20 +121,17 @@ class _Writer:
     def _low(self, name: str) -> str:
         if name in self.low:
             return self.low[name]
-        target = f"{name}.rounded" if self.emulate else f"{name}.fp16"
+        target = f"{name}.fp16"
         if name in self.values:
             values = self.numpy.to_array(self.values[name]).astype("float16")
-            self.constants.append(self.numpy.from_array(values.astype("float32") if self.emulate else values, target))
-        elif self.emulate:
-            self._cast(name, f"{name}.half", self.half)
-            self._cast(f"{name}.half", target, self.single)
+            self.constants.append(self.numpy.from_array(values, target))
         else:
             self._cast(name, target, self.half)
         self.low[name] = target
         return target
 
     def _high(self, name: str) -> str:
-        if self.emulate or name in self.values or name not in self.low or self.low[name] != name:
+        if name in self.values or name not in self.low or self.low[name] != name:
             return name
         if name not in self.high:
             self.high[name] = f"{name}.fp32"
@@ -151,8 +140,6 @@ class _Writer:
 
     def _retype(self, node: Any) -> None:
         """Operators that name their output's type."""
-        if self.emulate:
-            return
         if node.op_type == "Cast":
             next(a for a in node.attribute if a.name == "to").i = self.half
         elif node.op_type == "ConstantOfShape":

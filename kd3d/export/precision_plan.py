@@ -64,13 +64,7 @@ def tensor_types(model: Any) -> dict[str, int]:
         GraphError: a type cannot be inferred, the graph has subgraphs, or it holds float16 already.
     """
     onnx: Any = require("onnx", extra="onnx")
-    try:
-        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    except onnx.shape_inference.InferenceError as error:
-        raise GraphError(f"gate checker: types cannot be inferred: {str(error).strip().splitlines()[0]}") from error
-    found = {item.name: item.data_type for item in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        found[value.name] = value.type.tensor_type.elem_type
+    found = inferred_types(model)
     half = sorted(name for name, kind in found.items() if kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16))
     if half:
         raise GraphError(f"the graph is not fp32: {half[0]} is a half-precision tensor. Convert the fp32 graph.")
@@ -80,6 +74,23 @@ def tensor_types(model: Any) -> dict[str, int]:
         unknown = [name for name in node.output if name and not found.get(name)]
         if unknown:
             raise GraphError(f"gate checker: the type of {unknown[0]} ({node.op_type}) cannot be inferred.")
+    return found
+
+
+def inferred_types(model: Any) -> dict[str, int]:
+    """Element type of every tensor that has one, by name.
+
+    Raises:
+        GraphError: the types contradict each other.
+    """
+    onnx: Any = require("onnx", extra="onnx")
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise GraphError(f"gate checker: types cannot be inferred: {str(error).strip().splitlines()[0]}") from error
+    found = {item.name: item.data_type for item in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        found[value.name] = value.type.tensor_type.elem_type
     return found
 
 

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd3d.cli.main import run
-from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model, save_model
 from kd3d.detectors.presets import preset
 from kd3d.detectors.torch_pipeline import TorchPipeline
@@ -32,6 +31,7 @@ from kd3d.geometry.grid import BevGrid
 from kd3d.runtime.frames import Frame
 from kd3d.runtime.runners import OrtRunner
 from kd3d.spec import BevBackboneSpec, CenterHeadSpec, DecodeSpec, DetectorSpec, PillarEncoderSpec, PointSpec
+from tests.support import trained
 
 SUPPORT = Path(__file__).resolve().parents[2] / "support" / "autoware_node.py"
 spec_of_module = importlib.util.spec_from_file_location("autoware_node", SUPPORT)
@@ -66,20 +66,13 @@ def small(
 
 
 def trained_like(spec: DetectorSpec, seed: int = 0) -> Model:
-    """Random weights, with norms as training leaves them, and scores on both sides of the threshold."""
-    torch.manual_seed(seed)
-    module = build(spec).eval()
-    for part in module.modules():
-        if isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
-            part.running_mean.normal_(0, 0.2)
-            part.running_var.uniform_(0.5, 2)
-            part.bias.data.normal_(0, 0.2)
-    for task in module.head.tasks:
-        task["hm"].out.weight.data *= 20
+    """Weights as training leaves them, with scores on both sides of the threshold."""
+    model = trained.trained_like(spec, seed)
+    for task in model.module.head.tasks:
         task["hm"].out.bias.data.zero_()
         for name in ("dim", "rot"):
             task[name].out.bias.data.normal_(0, 0.5)
-    return Model(spec, module)
+    return model
 
 
 def cloud(spec: DetectorSpec, seed: int = 0, *, crowd: int = 32):

@@ -1,19 +1,12 @@
 """Five networks in three precisions through every gate that needs no GPU; two of them through real RTX builds."""
 
 import json
-import shutil
 from dataclasses import replace
-from functools import cache
 
 import pytest
-import torch
 
-from kd3d.detectors.build import build
-from kd3d.detectors.checkpoint import Model
-from kd3d.detectors.presets import preset
 from kd3d.errors import BackendError, GateError, GraphError, UsageError
 from kd3d.export import onnx as onnx_module
-from kd3d.export.graph import write_graph
 from kd3d.export.int8 import Int8Settings
 from kd3d.export.onnx import PRECISIONS, export_onnx
 from kd3d.export.parity_match import INT8_TOLERANCE
@@ -23,23 +16,8 @@ from kd3d.export.trt import export_trt, read_source
 from kd3d.export.trt_build import BuildSettings
 from kd3d.optional import available
 from kd3d.runtime.pipeline import load_pipeline
-from kd3d.spec import BevBackboneSpec, PillarEncoderSpec
+from tests.support.trained import FIVE
 
-TINY = preset("world-centerpoint-pillar-tiny")
-CLASSES = TINY.head.classes
-SPECS = {
-    "tiny": TINY,
-    "two-layer-encoder": replace(TINY, encoder=PillarEncoderSpec((16, 16), max_points=6, max_pillars=2000)),
-    "dynamic-pillars": replace(TINY, encoder=PillarEncoderSpec((16,), max_points=6, max_pillars=2000, mode="dynamic")),
-    "two-tasks-no-velocity": replace(
-        TINY,
-        head=replace(TINY.head, tasks=(CLASSES[:4], CLASSES[4:]), velocity=False),
-        decode=replace(TINY.decode, nms_threshold=TINY.decode.nms_threshold * 2),
-    ),
-    "three-levels-one-strided-branch": replace(
-        TINY, backbone=BevBackboneSpec((1, 2, 2), (0, 1, 0), (16, 16, 24), (0.5, 1.0, 2.0), (8, 8, 8))
-    ),
-}
 GATES = {
     "fp32": ["checker", "operators", "parity", "trt-rtx"],
     "fp16": ["checker", "operators", "fp16", "parity", "trt-rtx"],
@@ -47,52 +25,12 @@ GATES = {
 }
 
 
-def trained_like(spec) -> Model:
-    """Random weights, with norms as training leaves them and heatmaps that rise above 0.3 here and there."""
-    torch.manual_seed(0)
-    module = build(spec).eval()
-    for part in module.modules():
-        if isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
-            part.running_mean.normal_(0, 0.2)
-            part.running_var.uniform_(0.5, 2)
-            part.bias.data.normal_(0, 0.2)
-    for task in module.head.tasks:
-        task["hm"].out.weight.data *= 20
-    return Model(spec, module)
-
-
-TWO = ("tiny", "three-levels-one-strided-branch")
+TWO = ("pillars", "three-levels-dynamic-pillars")
 needs_rtx = pytest.mark.skipif(not available("tensorrt_rtx"), reason="tensorrt-rtx is not installed: no RTX builds")
 
 
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory):
-    """Each network and its fp32 graph, which all precisions start from: tracing is the slow part."""
-
-    @cache
-    def trace(name):
-        model = trained_like(SPECS[name])
-        path = tmp_path_factory.mktemp("traced") / "model.onnx"
-        write_graph(model.module, model.spec, path, opset=20, pillars=None, weights_sha256="0" * 64)
-        return model, path
-
-    return trace
-
-
-@pytest.fixture
-def traced(graphs, monkeypatch):
-    """A function from a name to a network that exports from its traced graph."""
-
-    def use(name):
-        model, path = graphs(name)
-        monkeypatch.setattr(onnx_module, "write_graph", lambda module, spec, to, **_: shutil.copy(path, to))
-        return model
-
-    return use
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", FIVE)
 def test_every_network_passes_every_gate_in_every_precision(traced, name, precision, tmp_path):
     model = traced(name)
     frames = probe_frames(model.spec, seed=5)[2:3]
@@ -127,7 +65,7 @@ def test_int8_for_a_cpu_runs_and_is_refused_for_tensorrt(traced, name, tmp_path)
 
 
 def test_int8_for_tensorrt_8_6_keeps_float32_scales(traced, tmp_path):
-    model = traced("tiny")
+    model = traced("pillars")
     frames = probe_frames(model.spec, seed=5)[2:3]
     result = export_onnx(model, tmp_path / "out", frames=frames, precision="int8", opset=18)
     assert [gate.name for gate in result.gates] == ["checker", "operators", "int8", "parity", "trt-rtx"]
@@ -155,7 +93,7 @@ def test_tensorrt_rtx_builds_two_networks_for_two_generations(traced, monkeypatc
 
 @needs_rtx
 def test_rtx_without_a_gpu_or_a_capability_says_what_to_give(graphs, monkeypatch, tmp_path):
-    path = graphs("tiny")[1]
+    path = graphs("pillars")[1]
     monkeypatch.setattr("kd3d.export.trt.graphics_cards", lambda: [])
     with pytest.raises(BackendError, match=r"tensorrt_rtx needs an NVIDIA GPU .* or give --capability") as caught:
         export_trt(read_source(path), tmp_path / "out", BuildSettings("fp32", "fp32"), runtime="tensorrt_rtx")
@@ -164,7 +102,7 @@ def test_rtx_without_a_gpu_or_a_capability_says_what_to_give(graphs, monkeypatch
 
 
 def test_int8_without_frames_and_an_unreachable_tolerance_are_refused(traced, tmp_path):
-    model = traced("tiny")
+    model = traced("pillars")
     with pytest.raises(UsageError, match=r"int8 is calibrated on real frames. Give --frames"):
         export_onnx(model, tmp_path / "out", precision="int8")
     frames = probe_frames(model.spec, seed=5)[2:3]

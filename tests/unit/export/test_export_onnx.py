@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model, save_model, weights_hash
-from kd3d.detectors.presets import preset
 from kd3d.detectors.torch_pipeline import TorchPipeline
 from kd3d.errors import GateError, GraphError, OutputError, UsageError
 from kd3d.export import graph as graph_module
@@ -23,22 +21,7 @@ from kd3d.runtime.frames import write_frames
 from kd3d.runtime.pipeline import load_pipeline
 from kd3d.runtime.points import NUSCENES_COLUMNS, read_points
 from kd3d.spec import PillarEncoderSpec
-
-TINY = preset("world-centerpoint-pillar-tiny")
-
-
-def trained_like(spec, seed: int = 0) -> Model:
-    """Random weights, with norms as training leaves them and heatmaps that rise above 0.1 here and there."""
-    torch.manual_seed(seed)
-    module = build(spec).eval()
-    for part in module.modules():
-        if isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
-            part.running_mean.normal_(0, 0.2)
-            part.running_var.uniform_(0.5, 2)
-            part.bias.data.normal_(0, 0.2)
-    for task in module.head.tasks:
-        task["hm"].out.weight.data *= 20
-    return Model(spec, module)
+from tests.support.trained import TINY, trained_like
 
 
 @pytest.fixture(scope="module")

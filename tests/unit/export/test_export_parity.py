@@ -1,7 +1,7 @@
 """The parity comparison: what it accepts, and every way in which it must object."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 
 from kd3d.detectors.presets import preset
 from kd3d.export.parity import compare
-from kd3d.export.parity_match import Tolerance, match
+from kd3d.export.parity_match import FP16_TOLERANCE, INT8_TOLERANCE, Tolerance, match
 from kd3d.export.probes import probe_frames
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.runtime.decode import candidates, suppress
@@ -124,6 +124,30 @@ def test_a_box_on_the_threshold_is_a_tie_and_one_below_the_floor_is_not_asked_ab
     strict = compare(Fixed(one), Fixed(other), FRAMES[:1], tolerance=Tolerance(floor=0.04))
     assert strict.passed
     assert strict.ties == 1
+
+
+def headings(length: float, degrees: float) -> Fixed:
+    """The three boxes, with (sin, cos) vectors of ``length`` turned by ``degrees``."""
+    arrays = maps()
+    turn = math.radians(degrees)
+    arrays["task0_rot"][0, 0], arrays["task0_rot"][0, 1] = length * math.sin(turn), length * math.cos(turn)
+    return Fixed(arrays)
+
+
+@pytest.mark.parametrize(("tolerance", "degrees"), [(FP16_TOLERANCE, 0.5), (INT8_TOLERANCE, 10.0)])
+def test_the_heading_of_a_short_vector_may_turn_farther_and_is_counted(tolerance, degrees):
+    lax = replace(tolerance, map=10.0)
+    for length in (0.6, 1.0, 2.0):
+        good, bad = (headings(length, degrees * share) for share in (0.98, 1.02))
+        assert compare(headings(length, 0), good, FRAMES[:1], tolerance=lax).short_headings == 0
+        assert not compare(headings(length, 0), bad, FRAMES[:1], tolerance=replace(lax, share=1.0)).passed
+    report = compare(headings(0.1, 0), headings(0.1, degrees * 3), FRAMES[:1], tolerance=lax)
+    assert report.passed
+    assert (report.ties, report.short_headings) == (6, 6)
+    assert report.to_json()["short_headings"] == report.counts()["short_headings"] == 6
+    assert not compare(
+        headings(0.1, 0), headings(0.1, degrees * 6), FRAMES[:1], tolerance=replace(lax, share=1.0)
+    ).passed
 
 
 def test_angles_are_compared_modulo_a_turn_and_classes_never_mixed():

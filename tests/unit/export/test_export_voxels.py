@@ -8,10 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from kd3d.detectors.build import build
-from kd3d.detectors.checkpoint import Model
 from kd3d.detectors.presets import preset
 from kd3d.detectors.torch_pipeline import TorchPipeline
 from kd3d.errors import UsageError
@@ -21,33 +18,22 @@ from kd3d.export.probes import probe_frames
 from kd3d.export.spare_rows import padded_feeds
 from kd3d.export.trtexec import _shapes
 from kd3d.runtime.pipeline import load_pipeline
+from tests.support.trained import VOXELS as TINY
+from tests.support.trained import trained_like
 
-TINY = preset("world-centerpoint-voxel-tiny")
 TABLES = ["submanifold0", "strided1", "submanifold1", "strided2", "submanifold2", "strided_out"]
 
 
-def _model(spec):
-    torch.manual_seed(3)
-    module = build(spec).eval()
-    for part in module.modules():
-        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
-            part.running_mean.normal_(0, 0.2)
-            part.running_var.uniform_(0.5, 2)
-            part.bias.data.normal_(0, 0.2)
-    for task in module.head.tasks:
-        task["hm"].out.weight.data *= 20
-    return Model(spec, module)
+@pytest.fixture(scope="module")
+def model(graphs):
+    return graphs("voxels")[0]
 
 
 @pytest.fixture(scope="module")
-def model():
-    return _model(TINY)
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("voxels") / "export"
+def exported(model, graphs, tmp_path_factory):
+    folder, traced = tmp_path_factory.mktemp("voxels") / "export", graphs("voxels")[1]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kd3d.export.onnx.write_graph", lambda *a, **_: shutil.copy(traced, a[2]))
         patch.setattr("kd3d.export.onnx.rtx_gate", lambda *_, **__: Gate("trt-rtx", "skipped", reason="slow"))
         return folder, export_onnx(model, folder)
 
@@ -137,7 +123,7 @@ def test_trtexec_gets_a_shape_for_every_table():
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_waymo_voxel_xs_builds_in_tensorrt_rtx(precision, tmp_path):
     pytest.importorskip("tensorrt_rtx")
-    result = export_onnx(_model(preset("waymo-centerpoint-voxel-xs")), tmp_path / "xs", precision=precision)
+    result = export_onnx(trained_like(preset("waymo-centerpoint-voxel-xs")), tmp_path / "xs", precision=precision)
     gate = result.gates[-1]
     assert gate.state == "passed"
     assert {"SM80", "SM89"} <= set(gate.details["engine_bytes"])
