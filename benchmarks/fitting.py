@@ -43,7 +43,7 @@ from kd3d.training.settings import TrainSettings
 
 AUGMENTATION = Augmentation(flip_x=True, flip_y=True, rotation_rad=np.pi / 4, scale=(0.95, 1.05))
 
-RULE = "l1"
+RULE = TAYLOR  # as `auto` of the command line
 # Shares of the steps, and peak rates. The rate is down at the end of each cycle, so the gain over the last quarter is
 # that of a whole annealed cycle more: what longer training still brings, not what lowering the rate brings.
 CYCLES = ((0.5625, 3e-3), (0.1875, 1e-3), (0.25, 5e-4))

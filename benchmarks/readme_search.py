@@ -52,7 +52,7 @@ def search_gain(record: Record) -> list[str]:
         f"(mAP {record['teacher']['mAP']:.2f}, counted within {record['max_range_m']:g} m). Per seed all "
         "arms have the same training cost in MACs; the search pays for its trials and their scoring out of it, so its "
         "winner is taught for fewer steps. `random`: the mean of students drawn from the search's axes; `uniform`: all "
-        "widths narrowed alike."
+        f"widths narrowed alike. Channels are kept by the rule `{record.get('inherit', 'l1')}`."
     )
     compared = (
         _compared("the mean of the random ones", record["searched_over_random_mean"]),

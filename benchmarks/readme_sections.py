@@ -72,7 +72,8 @@ def kd_three_seeds(record: Record) -> list[str]:
     said = (
         f"Student `{record['student']}`, {100 * record['macs_share']:.1f} % of the teacher's MACs; {frames} validation "
         f"frames; teacher mAP {points(record['teacher']['mAP'])}, NDS {points(record['teacher']['NDS'])}. `control` "
-        "learns from the labels alone, `inherit` starts from the teacher's weights, `kd` inherits and distils."
+        "learns from the labels alone, `inherit` starts from the teacher's weights, `kd` inherits and distils; "
+        f"channels are kept by the rule `{next(run['inherit'] for run in record['runs'] if run['inherit'])}`."
     )
     return [said, table.markdown(), *(verdict(item) for item in record["comparisons"])]
 

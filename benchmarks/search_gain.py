@@ -27,12 +27,12 @@ from statistics import mean
 from typing import Any
 
 import torch
-from fitting import AUGMENTATION, CYCLES, fit, paired, score, settings
+from fitting import AUGMENTATION, CYCLES, RULE, fit, paired, score, settings
 from study_width_depth_resolution import along
 from worlds import RESULTS, TRAIN, VALIDATION, world
 
 from kd3d.compress.data import CompressData
-from kd3d.compress.distilling import DistillSettings
+from kd3d.compress.distilling import DistillSettings, measured
 from kd3d.compress.search.budget import Budgets, parse_budget
 from kd3d.compress.search.cost import StatsTable, cost
 from kd3d.compress.search.grid import Candidate
@@ -51,7 +51,7 @@ from kd3d.runs.atomic import read_json, write_json
 from kd3d.spec import DetectorSpec, to_json
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = ROOT / "runs" / "search-gain"
+RUNS, RECORD = ROOT / "runs" / "search-gain", RESULTS / "search_gain.json"
 RANGE_M, MAX_RANGE_M = 25.6, 25.0
 BUDGET, NEAR = 0.25, 0.9
 SEEDS, RANDOM, STEPS, BATCH = (1, 2, 3), 8, 1600, 2
@@ -99,7 +99,8 @@ class Setting:
     def runner(self, seed: int, run: Path) -> TrialRunner:
         """Short trainings as the search has them."""
         held = hold_out(data_of(self.train))
-        return TrialRunner(self.teacher, held.data, brief(distil(seed), RUNGS[-1], RUNGS[0]), run, "cpu")
+        known = measured(self.teacher, distil(seed), data=held.data, device="cpu")
+        return TrialRunner(self.teacher, held.data, brief(distil(seed), RUNGS[-1], RUNGS[0]), run, "cpu", known)
 
 
 def near_teacher() -> Model:
@@ -119,11 +120,13 @@ def data_of(train: SampleDataset) -> CompressData:
 
 def distil(seed: int) -> DistillSettings:
     """How trials are taught: as the students at the end are."""
-    return DistillSettings(settings(RUNGS[-1], seed, lr=CYCLES[0][1], batch_size=BATCH))
+    return DistillSettings(settings(RUNGS[-1], seed, lr=CYCLES[0][1], batch_size=BATCH), inherit=RULE)
 
 
 def run(arm: str, seed: int, chosen: list[int]) -> None:
-    """Train what is not there yet."""
+    """Train what is not there yet, here or in the record."""
+    if f"{arm}-{seed}" in recorded():
+        return
     setting = Setting()
     if arm == "searched":
         spec, spent, about = search(setting, seed)
@@ -154,7 +157,9 @@ def search(setting: Setting, seed: int) -> tuple[DetectorSpec, float, dict[str, 
 def teach(
     setting: Setting, spec: DetectorSpec, name: str, seed: int, about: dict[str, Any], *, spent: float = 0.0
 ) -> None:
-    """The full training of one student."""
+    """The full training of one student, unless the record has it."""
+    if f"{name}-{seed}" in recorded():
+        return
     steps = setting.steps(spec, spent)
     facts = {"name": name, "spec": to_json(spec), "macs_share": setting.share(spec), **about}
     out = RUNS / f"{name}-{seed}"
@@ -168,6 +173,7 @@ def teach(
         about=facts,
         batch_size=BATCH,
         max_range_m=MAX_RANGE_M,
+        scored=2,
     )
 
 
@@ -193,21 +199,16 @@ def kendall(first: list[float], second: list[float]) -> float:
 
 def table() -> None:
     """Put the finished runs together."""
-    runs = {path.parent.name: read_json(path) for path in sorted(RUNS.glob("*/result.json"))}
-    curves = {name: [100 * item["mAP"] for item in found["scores"]] for name, found in runs.items()}
-    rows = [row(name, found, curves[name]) for name, found in runs.items()]
+    rows = list(recorded().values())
+    curves = {f"{item['name']}-{item['seed']}": item["mAP"] for item in rows}
     searched, uniform = (
-        {s: [v / 100 for v in curves[f"{arm}-{s}"]] for s in SEEDS if f"{arm}-{s}" in runs} for arm in ARMS[:2]
+        {s: [v / 100 for v in curves[f"{arm}-{s}"]] for s in SEEDS if f"{arm}-{s}" in curves} for arm in ARMS[:2]
     )
     average = {seed: values for seed in SEEDS if (values := random_mean(curves, seed))}
     record = {
         "benchmark": "search_gain",
         "teacher": read_json(RUNS / "teacher.json"),
-        "budget": BUDGET,
-        "steps": STEPS,
-        "batch": BATCH,
-        "range_m": RANGE_M,
-        "max_range_m": MAX_RANGE_M,
+        **setting(),
         "worlds": {"train": TRAIN, "validation": VALIDATION},
         "rows": rows,
         "searched_over_random_mean": paired(searched, average),
@@ -215,13 +216,30 @@ def table() -> None:
         "kendall_tau": tau(rows),
         "environment": environment.record(),
     }
-    write_json(RESULTS / "search_gain.json", record)
+    write_json(RECORD, record)
     print(json.dumps({key: value for key, value in record.items() if key not in ("environment",)}, indent=1))
 
 
-def row(name: str, found: dict[str, Any], curve: list[float]) -> dict[str, Any]:
-    """One trained student."""
-    scores = RUNS / name / "short.json"
+def recorded() -> dict[str, dict[str, Any]]:
+    """Trained students by name and seed: of the record, if it is of this setting, and of this machine."""
+    found, before = {}, read_json(RECORD) if RECORD.exists() else {}
+    if all(before.get(key) == value for key, value in setting().items()):
+        found = {f"{item['name']}-{item['seed']}": item for item in before["rows"]}
+    for path in sorted(RUNS.glob("*/result.json")):
+        found[path.parent.name] = row(path.parent)
+    return found
+
+
+def setting() -> dict[str, Any]:
+    """What all arms share."""
+    budget = {"budget": BUDGET, "inherit": RULE, "steps": STEPS, "batch": BATCH}
+    return {**budget, "range_m": RANGE_M, "max_range_m": MAX_RANGE_M}
+
+
+def row(folder: Path) -> dict[str, Any]:
+    """One student trained here."""
+    found, scores = read_json(folder / "result.json"), folder / "short.json"
+    curve = [100 * item["mAP"] for item in found["scores"]]
     return {
         "name": found["name"],
         "seed": found["seed"],
