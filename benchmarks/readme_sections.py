@@ -69,11 +69,12 @@ def kd_three_seeds(record: Record) -> list[str]:
         final = run["scores"][-1]
         table.rows.append((run["arm"], str(run["seed"]), str(run["steps"]), points(final["mAP"]), points(final["NDS"])))
     frames = record.get("worlds", {}).get("validation_frames", "?")
+    rule = next((run["inherit"] for run in record["runs"] if run.get("inherit")), "?")
     said = (
         f"Student `{record['student']}`, {100 * record['macs_share']:.1f} % of the teacher's MACs; {frames} validation "
         f"frames; teacher mAP {points(record['teacher']['mAP'])}, NDS {points(record['teacher']['NDS'])}. `control` "
         "learns from the labels alone, `inherit` starts from the teacher's weights, `kd` inherits and distils; "
-        f"channels are kept by the rule `{next(run['inherit'] for run in record['runs'] if run['inherit'])}`."
+        f"channels are kept by the rule `{rule}`."
     )
     return [said, table.markdown(), *(verdict(item) for item in record["comparisons"])]
 
