@@ -47,7 +47,7 @@ class FrameTimes:
         points: of the frame.
         boxes: found.
         started_ns: reading of the clock at its start.
-        pillars: that the network got, where its inputs say so.
+        pillars: or voxels that the network got, where its inputs say so.
         dropped_points, dropped_pillars: that found no room, where the pipeline counts them.
         device_ms: time on the device by stage, where the pipeline measures it.
     """
@@ -201,6 +201,8 @@ def time_frame(pipeline: Pipeline, frame: Any, *, index: int, clock_ns: Callable
 
 
 def _pillars(feeds: Any) -> int | None:
-    """Rows that hold points, where the inputs have ``counts`` in host memory."""
-    counts = feeds.get("counts") if isinstance(feeds, Mapping) else None
-    return int(np.count_nonzero(counts)) if isinstance(counts, np.ndarray) else None
+    """Rows that hold points, where the inputs have ``counts`` in host memory; of voxels all rows of ``features``."""
+    found = feeds if isinstance(feeds, Mapping) else {}
+    if "counts" not in found:  # voxels are not padded
+        return len(found["features"]) if isinstance(found.get("features"), np.ndarray) else None
+    return int(np.count_nonzero(found["counts"])) if isinstance(found["counts"], np.ndarray) else None

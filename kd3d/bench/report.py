@@ -114,7 +114,8 @@ def make_report(
     """
     phases = phases or Phases()
     warnings = [SYNTHETIC] if frames.get("synthetic") else []
-    warnings += [text for one in times for text in _warnings(one)] + list(phases.warnings)
+    units = {one.name: str(models[one.name].get("unit", "pillar")) for one in times}
+    warnings += [text for one in times for text in _warnings(one, units[one.name])] + list(phases.warnings)
     record = {
         "schema": SCHEMA,
         "command": environment.get("command"),
@@ -186,7 +187,7 @@ def _total(times: ModelTimes, key: str) -> int | None:
     return sum(known) if known else None
 
 
-def _warnings(times: ModelTimes) -> list[str]:
+def _warnings(times: ModelTimes, unit: str) -> list[str]:
     found = []
     change = drift(times.e2e_ms)
     if abs(change) > DRIFT_LIMIT:
@@ -200,7 +201,7 @@ def _warnings(times: ModelTimes) -> list[str]:
         )
     lost = _total(times, "dropped_pillars")
     if lost:
-        told = dropped_text(dropped_points=_total(times, "dropped_points") or 0, dropped_pillars=lost)
+        told = dropped_text(dropped_points=_total(times, "dropped_points") or 0, dropped_pillars=lost, unit=unit)
         found.append(f"{times.name}: in {len(times.frames)} timed frames {told}")
     return found
 

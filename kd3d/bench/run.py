@@ -20,6 +20,7 @@ from kd3d.bench.statistics import PERCENTILES, summary
 from kd3d.bench.streaming import StreamTimes, stream
 from kd3d.bench.sweep import sweep, sweep_json
 from kd3d.runs import environment
+from kd3d.runtime.inputs import unit_of
 
 Progress = Callable[[str], Callable[[int, int], None]]
 
@@ -90,7 +91,7 @@ def full_bench(
         UsageError: nothing to time, or counts that make no sense.
     """
     held = [frames[index] for index in range(len(frames))]
-    about = {name: {"device": "cpu", **(models or {}).get(name, {})} for name in pipelines}
+    about = {name: _about(pipeline, (models or {}).get(name, {})) for name, pipeline in pipelines.items()}
     run = _Run(pipelines, held, settings, clock or HostClock(), progress or _silent)
     device = str(next(iter(about.values()))["device"]) if about else "cpu"
     before = clocks.state(device)
@@ -237,6 +238,10 @@ class _Ticking(HostClock):
 
     def __call__(self) -> int:
         return self._clock_ns()
+
+
+def _about(pipeline: Any, told: Mapping[str, Any]) -> dict[str, Any]:
+    return {"device": "cpu", "unit": unit_of(getattr(pipeline, "spec", None)), **told}
 
 
 def _streamed(name: str, times: StreamTimes, differing: int, warnings: list[str]) -> dict[str, Any]:

@@ -106,10 +106,13 @@ def artefact(path: Path) -> dict[str, Any]:
     import hashlib
 
     from kd3d.runs.atomic import read_json
+    from kd3d.runtime.autoware import is_autoware
     from kd3d.runtime.engine_file import is_engine, read_engine_file
 
     folder, file = (path, path / "model.onnx") if path.is_dir() else (path.parent, path)
     found: dict[str, Any] = {}
+    if path.is_dir() and is_autoware(path):
+        return _autoware(path)
     if is_engine(path):
         record = read_engine_file(path).record
         kept = {key: record.get(key) for key in ("precision", "version")}
@@ -123,6 +126,21 @@ def artefact(path: Path) -> dict[str, Any]:
     return found
 
 
+def _autoware(folder: Path) -> dict[str, Any]:
+    """The same of the two networks of Autoware's layout."""
+    import hashlib
+
+    from kd3d.runs.atomic import read_json
+    from kd3d.runtime.autoware import network_files
+
+    said = read_json(folder / "export.json") if (folder / "export.json").is_file() else {}
+    return {
+        "layout": "autoware",
+        "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in network_files(folder)},
+        **({key: said.get(key) for key in ("precision", "opset")} if isinstance(said, dict) else {}),
+    }
+
+
 def with_accuracy(
     report: BenchReport, pipelines: Mapping[str, Any], *, data: Path, split: str, save_boxes: Path | None
 ) -> BenchReport:
@@ -132,7 +150,7 @@ def with_accuracy(
         DataError, UsageError: as ``kd3d eval``.
     """
     from kd3d.cli.pipelines import truncation
-    from kd3d.runtime.inputs import dropped_text
+    from kd3d.runtime.inputs import dropped_text, unit_of
 
     found = {}
     for name, pipeline in pipelines.items():
@@ -146,7 +164,7 @@ def with_accuracy(
                 found[name]["results"] = str(save_boxes)
         lost = {key: count - before[key] for key, count in truncation(pipeline).items()}
         if lost.get("dropped_pillars"):
-            note(f"warning: {name}: while it was scored {dropped_text(**lost)}")
+            note(f"warning: {name}: while it was scored {dropped_text(**lost, unit=unit_of(pipeline.spec))}")
         found[name].update(lost)
     return report.with_accuracy(found)
 

@@ -73,9 +73,12 @@ def artefact_pipeline(found: Found, how: Running) -> Any:
         UsageError: options that do not go with its kind.
         Kd3dError: the artefact or the device cannot be used, see the runners.
     """
+    from kd3d.runtime.autoware import is_autoware, load_autoware
     from kd3d.runtime.pipeline import load_pipeline
 
     assert found.path is not None
+    if found.path.is_dir() and is_autoware(found.path):
+        return load_autoware(found.path, lambda file: _network_runner(file, how)).__enter__()
     if found.kind == "engine":
         return _engine_pipeline(found.path, how)
     return load_pipeline(found.path, _onnx_runner(found.path, how)).__enter__()
@@ -123,6 +126,15 @@ def _engine_pipeline(path: Path, how: Running) -> Any:
 def stages_device(pipeline: Any) -> str:
     """``cuda`` where the CUDA kernels surround the network, else ``host``."""
     return "cuda" if hasattr(pipeline, "head_maps") else "host"
+
+
+def _network_runner(file: Path, how: Running) -> Any:
+    """Of one of the two networks of Autoware's layout."""
+    from kd3d.runtime.engine_file import is_engine
+
+    if how.device_stages != "host":
+        raise UsageError("--device-stages is for kd3d's own engines; Autoware's node has kernels of its own.")
+    return _engine_runner(file, how) if is_engine(file) else _onnx_runner(file, how)
 
 
 def _engine_runner(path: Path, how: Running) -> Any:
@@ -189,10 +201,12 @@ def truncation(pipeline: Any) -> dict[str, int]:
 
 def truncation_text(pipeline: Any) -> str | None:
     """A warning where pillars were dropped; points of full pillars are the encoder's own rule and need none."""
-    dropped = truncation(pipeline)
-    from kd3d.runtime.inputs import dropped_text
+    from kd3d.runtime.inputs import dropped_text, unit_of
 
-    return f"warning: {dropped_text(**dropped)}" if dropped.get("dropped_pillars") else None
+    dropped = truncation(pipeline)
+    if not dropped.get("dropped_pillars"):
+        return None
+    return f"warning: {dropped_text(**dropped, unit=unit_of(pipeline.spec))}"
 
 
 def file_size_mb(path: Path) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from kd3d.export import autoware_rules as rules
 from kd3d.export.autoware_files import NodeParameters, file_names, parameter_files
 from kd3d.export.autoware_half import convert_files
 from kd3d.export.autoware_network import autoware_networks
-from kd3d.export.autoware_node import ExportedNode, TorchNode
+from kd3d.export.autoware_node import TorchNode
 from kd3d.export.gates import Gate
 from kd3d.export.graph import describe, export_module, lower_opset
 from kd3d.export.manifest import EXPORT_FILE, PIPELINE_FILE, SPEC_FILE, package_versions
@@ -33,11 +33,20 @@ from kd3d.export.parity_match import FP16_TOLERANCE, Tolerance, match
 from kd3d.export.probes import probe_frames
 from kd3d.export.rtx import rtx_gate
 from kd3d.runs.atomic import atomic_folder, write_json, write_text
+from kd3d.runtime.autoware import FORMAT, AutowareNode
+from kd3d.runtime.autoware_rules import (
+    OUTPUTS,
+    PILLAR_CHANNELS,
+    POINTS_PER_PILLAR,
+    NodeRules,
+    node_decode,
+)
 from kd3d.runtime.frames import Frame
 from kd3d.runtime.runners import OrtRunner
-from kd3d.spec import DetectorSpec, to_json
+from kd3d.spec import to_json
 
 _FLOOR = 0.1  # parity looks at boxes from this score on, whatever the vehicle drops
+_COMPARED = 500  # and at that many of a frame; the node itself has no such limit
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -156,23 +165,6 @@ def export_autoware(
     return result
 
 
-class _Node(ExportedNode):
-    """The node around files, loaded while entered."""
-
-    def __init__(self, spec: DetectorSpec, decoration: rules.Decoration, *, paths: tuple[Path, Path]) -> None:
-        self._runners = (OrtRunner(paths[0]), OrtRunner(paths[1]))
-        super().__init__(spec, decoration, encoder=self._runners[0], head=self._runners[1])
-
-    def __enter__(self) -> _Node:
-        for runner in self._runners:
-            runner.__enter__()
-        return self
-
-    def __exit__(self, *details: Any) -> None:
-        for runner in self._runners:
-            runner.__exit__(None, None, None)
-
-
 class _Work:
     """One export: what its steps share."""
 
@@ -184,20 +176,32 @@ class _Work:
         self.tolerance = tolerance or (Tolerance() if settings.precision == "fp32" else FP16_TOLERANCE)
         self.decoration = rules.decoration(spec, features=settings.features, intensity_scale=settings.intensity_scale)
         self.classes = rules.class_names(spec, settings.class_names)
+        self.rules = NodeRules(
+            self.decoration.names,
+            self.classes,
+            intensity_scale=self.decoration.intensity_scale,
+            score_threshold=settings.score_threshold,
+            yaw_norm=settings.yaw_norm,
+            circle_m=settings.circle_m,
+        )
         lowest = min(settings.score_threshold, _FLOOR)
-        self.spec = rules.node_spec(spec, score_threshold=lowest, circle_m=settings.circle_m)
+        self.compared = replace(self.rules, score_threshold=lowest, yaw_norm=0.0)
+        self.spec = node_decode(spec, self.compared, most=_COMPARED)
         self.sha256 = hashlib.sha256(weights_bytes(model.module)).hexdigest()
         self.names = file_names(settings.name)
 
-    def node(self, folder: Path) -> _Node:
-        """The node around the files in ``folder``."""
-        return _Node(self.spec, self.decoration, paths=(folder / self.names[0], folder / self.names[1]))
+    def node(self, folder: Path) -> AutowareNode:
+        """The node around the files in ``folder``, up to its circle suppression."""
+        runners = OrtRunner(folder / self.names[0]), OrtRunner(folder / self.names[1])
+        return AutowareNode(self.spec, self.compared, runners=runners, by_iou=False)
 
     def write(self, folder: Path) -> tuple[list[Gate], ParityReport]:
         """Networks, gates and parameter files."""
         slots = self._write_networks(folder)
         encoder, head = (folder / name for name in self.names)
-        reference = TorchNode(self.spec, self.decoration, module=self.model.module, slots=slots)
+        reference = TorchNode(
+            self.spec, self.compared, decoration=self.decoration, module=self.model.module, slots=slots
+        )
         half: list[Gate] = []
         with self.node(folder) as node:
             if self.settings.precision == "fp16":
@@ -221,12 +225,12 @@ class _Work:
         encoder, head = autoware_networks(self.model.module, self.decoration)
         grid = self.spec.grid
         rows = self.spec.pillar_encoder.max_pillars
-        points = torch.zeros(rows, rules.POINTS_PER_PILLAR, self.decoration.features)
-        canvas = torch.zeros(1, rules.PILLAR_CHANNELS, grid.ny, grid.nx)
+        points = torch.zeros(rows, POINTS_PER_PILLAR, self.decoration.features)
+        canvas = torch.zeros(1, PILLAR_CHANNELS, grid.ny, grid.nx)
         opset = self.settings.opset
         parts: tuple[tuple[Any, Any, str, Sequence[str]], ...] = (
             (encoder, points, "input_features", ("pillar_features",)),
-            (head, canvas, "spatial_features", rules.OUTPUTS),
+            (head, canvas, "spatial_features", OUTPUTS),
         )
         for name, (network, sample, fed, given) in zip(self.names, parts, strict=True):
             path = folder / name
@@ -258,7 +262,7 @@ class _Work:
         for name, text in texts.items():
             write_text(folder / name, text)
         write_json(folder / SPEC_FILE, to_json(self.model.spec))
-        write_json(folder / PIPELINE_FILE, _pipeline(self.names))
+        write_json(folder / PIPELINE_FILE, _pipeline(self.names, self.rules))
 
     def record(self, folder: Path, result: AutowareResult) -> dict[str, Any]:
         """``export.json``."""
@@ -290,7 +294,7 @@ def _joined(builds: Sequence[Gate]) -> Gate:
     return Gate(builds[0].name, details={"version": builds[0].details["version"], "engine_bytes": sizes})
 
 
-def _agreement(model: Model, node: ExportedNode, frames: Sequence[Frame], threshold: float) -> dict[str, int] | None:
+def _agreement(model: Model, node: AutowareNode, frames: Sequence[Frame], threshold: float) -> dict[str, int] | None:
     """Boxes of kd3d's own pipeline that the node has too; not a gate, for the two suppress and group differently."""
     if not frames:
         return None
@@ -304,8 +308,8 @@ def _agreement(model: Model, node: ExportedNode, frames: Sequence[Frame], thresh
     return {"frames": len(frames), "boxes": boxes, "found": found}
 
 
-def _pipeline(names: tuple[str, str]) -> dict[str, Any]:
-    """Two networks are more than kd3d's own runtime takes, hence another format than a single export's."""
+def _pipeline(names: tuple[str, str], node: NodeRules) -> dict[str, Any]:
+    """Two networks, and what the node does around them: ``kd3d.runtime.autoware`` runs it."""
     encoder, head = names
     steps = [
         {"name": "pre", "kind": "host", "operation": "autoware", "inputs": ["points"], "outputs": ["input_features"]},
@@ -317,13 +321,20 @@ def _pipeline(names: tuple[str, str]) -> dict[str, Any]:
             "outputs": ["pillar_features"],
         },
         {"name": "scatter", "kind": "host", "operation": "autoware", "inputs": ["pillar_features"]},
-        {"name": "head", "kind": "onnx", "file": head, "inputs": ["spatial_features"], "outputs": list(rules.OUTPUTS)},
+        {"name": "head", "kind": "onnx", "file": head, "inputs": ["spatial_features"], "outputs": list(OUTPUTS)},
         {
             "name": "decode",
             "kind": "host",
             "operation": "autoware",
-            "inputs": list(rules.OUTPUTS),
+            "inputs": list(OUTPUTS),
             "outputs": ["boxes"],
         },
     ]
-    return {"format": 2, "layout": "autoware", "spec": SPEC_FILE, "steps": steps, "state": []}
+    return {
+        "format": FORMAT,
+        "layout": "autoware",
+        "spec": SPEC_FILE,
+        "node": node.to_json(),
+        "steps": steps,
+        "state": [],
+    }

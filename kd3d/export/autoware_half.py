@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from kd3d.errors import GateError
-from kd3d.export.autoware_node import ExportedNode
 from kd3d.export.emulate import emulated as emulate
 from kd3d.export.gates import Gate
 from kd3d.export.half import check_overflow
@@ -18,6 +17,7 @@ from kd3d.export.precision import rewrite, with_initializers
 from kd3d.export.precision_plan import LIMIT, Plan, make_plan, tensor_types
 from kd3d.export.ranges import Arrays, GraphRunner, computed_floats, measure
 from kd3d.optional import require
+from kd3d.runtime.autoware import AutowareNode
 from kd3d.runtime.frames import Frame
 
 _CANVAS = "spatial_features"
@@ -37,7 +37,7 @@ class _Part:
 
 
 def convert_files(
-    encoder: Path, head: Path, reference: Stages, node: ExportedNode, *, frames: Sequence[Frame], tolerance: Tolerance
+    encoder: Path, head: Path, reference: Stages, node: AutowareNode, *, frames: Sequence[Frame], tolerance: Tolerance
 ) -> Gate:
     """Convert both files in place, after the gate.
 
@@ -55,9 +55,10 @@ def convert_files(
     onnx: Any = require("onnx", extra="onnx")
     feeds = [node.pre(frame) for frame in frames]
     first = _part(encoder, [{"input_features": feed["features"]} for feed in feeds])
-    emulated = ExportedNode(node.spec, node.decoration, encoder=first.emulation(), head=node.head)
-    second = _part(head, [{_CANVAS: emulated.canvas(feed)} for feed in feeds])
-    emulated.head = second.emulation()
+    emulation = first.emulation()
+    emulated = AutowareNode(node.spec, node.rules, runners=(emulation, node.runners[1]), by_iou=False)
+    second = _part(head, [emulated.scatter(emulated.encoder(feed)) for feed in feeds])
+    emulated.runners = emulation, second.emulation()
     report = compare(reference, emulated, frames, tolerance=tolerance)
     if not report.passed:
         raise GateError(

@@ -11,7 +11,8 @@ from kd3d.detectors.encoder import PillarEncoder, PointLayer
 from kd3d.detectors.fold import folded
 from kd3d.detectors.head import Branch, CenterHead
 from kd3d.detectors.model import CenterPoint
-from kd3d.export.autoware_rules import PILLAR_CHANNELS, POINTS_PER_PILLAR, Decoration
+from kd3d.export.autoware_rules import Decoration
+from kd3d.runtime.autoware_rules import PILLAR_CHANNELS, POINTS_PER_PILLAR
 
 
 class VoxelEncoder(nn.Module):

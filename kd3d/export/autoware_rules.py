@@ -7,24 +7,20 @@ The node groups and decorates the points, scatters the pillars and decodes the m
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd3d.errors import LayoutError, UsageError
 from kd3d.geometry.grid import BevGrid
-from kd3d.spec import CenterHeadSpec, DecodeSpec, DetectorSpec, PillarEncoderSpec
+from kd3d.runtime.autoware_rules import PEDESTRIAN, PILLAR_CHANNELS, POINTS_PER_PILLAR
+from kd3d.spec import CenterHeadSpec, DetectorSpec, PillarEncoderSpec
 
-POINTS_PER_PILLAR = 32  # a constant of the node's kernels
-PILLAR_CHANNELS = 32  # a constant of its configuration
-OUTPUTS = ("heatmap", "reg", "height", "dim", "rot", "vel")  # the node binds them by this order, not by name
 FULL_INTENSITY = 255.0
 FEATURE_COUNTS = (9, 10, 11)
-NODE_CLASSES = ("CAR", "TRUCK", "BUS", "TRAILER", "BICYCLE", "MOTORBIKE", "PEDESTRIAN")
+NODE_CLASSES = ("CAR", "TRUCK", "BUS", "TRAILER", "BICYCLE", "MOTORBIKE", PEDESTRIAN)
 _SAME = {"VEHICLE": "CAR", "CYCLIST": "BICYCLE", "MOTORCYCLE": "MOTORBIKE", "VAN": "CAR"}
-_COMPARED = 500  # boxes of a frame that parity looks at; the node itself has no such limit
-_FAR_M = 1e6
 _NUDGES = 64
 
 Matrix = NDArray[np.float64]
@@ -53,6 +49,12 @@ class Decoration:
     def point_features(self) -> int:
         """``point_feature_size``: 4 (x, y, z, time_lag) or 5 (with intensity)."""
         return 5 if "intensity" in self.names else 4
+
+    @property
+    def intensity_scale(self) -> float:
+        """What the node's intensity is multiplied by; 1 where the detector has none."""
+        used = self.matrix[:, self.names.index("intensity")] if "intensity" in self.names else np.zeros(0)
+        return float(used.max()) if used.any() else 1.0
 
 
 def check_fits(spec: DetectorSpec) -> None:
@@ -123,30 +125,6 @@ def decoration(spec: DetectorSpec, *, features: int | None = None, intensity_sca
         else:
             matrix[row, names.index(name)] = scale if name == "intensity" else 1
     return Decoration(names, matrix, offset)
-
-
-def node_spec(spec: DetectorSpec, *, score_threshold: float, circle_m: float) -> DetectorSpec:
-    """The detector decoded as the node does: every cell, its best class, circle suppression.
-
-    The node's own last step, suppression by BEV IoU, is left out: it depends on parameters of the vehicle.
-
-    Args:
-        spec: of the detector.
-        score_threshold: of the node.
-        circle_m: radius of its circle suppression.
-    """
-    rule = DecodeSpec(
-        peak_kernel=1,
-        top_k=_COMPARED,
-        top_k_rule="cell",
-        score_threshold=score_threshold,
-        center_limit_m=(-_FAR_M, -_FAR_M, -_FAR_M, _FAR_M, _FAR_M, _FAR_M),
-        nms="circle",
-        nms_threshold=(circle_m**2,),
-        nms_pre=_COMPARED,
-        nms_post=_COMPARED,
-    )
-    return replace(spec, decode=rule)
 
 
 def node_range(grid: BevGrid) -> tuple[float, float, float, float, float, float]:

@@ -25,7 +25,7 @@ from kd3d.runtime.device.protocol import DeviceBackend
 from kd3d.runtime.engine_file import ENGINE_FILE, RECORD_FILE
 from kd3d.runtime.frames import Frame
 from kd3d.runtime.heads import onnx_names
-from kd3d.runtime.pipeline import SPEC_KEY
+from kd3d.runtime.spec_file import SPEC_KEY
 from kd3d.runtime.trt_logger import make_logger
 from kd3d.spec import DetectorSpec, from_json, to_json
 

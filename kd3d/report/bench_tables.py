@@ -80,7 +80,7 @@ def _power(record: Mapping[str, Any]) -> Table:
 
 
 def _points(record: Mapping[str, Any]) -> Table:
-    table = Table("latency against points, ms", ("model, points", "pillars", "p50", "p99"))
+    table = Table("latency against points, ms", ("model, points", "pillars or voxels", "p50", "p99"))
     for model in record["models"]:
         for entry in model.get("points_sweep", ()):
             times = (number(entry["e2e_ms"].get(key), "{:.2f}") for key in ("p50", "p99"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd3d.errors import DataError, SpecError
+from kd3d.errors import DataError
 from kd3d.geometry.boxes import Boxes3D, Floats
 from kd3d.runs.atomic import read_json
 from kd3d.runtime.decode import candidates, suppress
@@ -21,15 +20,14 @@ from kd3d.runtime.heads import heads_from_arrays
 from kd3d.runtime.pillars import hard_pillars, pad_pillars
 from kd3d.runtime.points import check_finite, crop_to_image, select_features
 from kd3d.runtime.runners import OrtRunner, Runner
+from kd3d.runtime.spec_file import SPEC_KEY, spec_from_file, spec_from_text
 from kd3d.runtime.tensors import TensorInfo, find_tensor
 from kd3d.runtime.trt_runner import TrtRunner
 from kd3d.runtime.voxels import mean_voxels, voxel_inputs
-from kd3d.spec.codec import from_json
 from kd3d.spec.detector import DetectorSpec
 from kd3d.spec.voxel import VoxelEncoderSpec
 
 Arrays = Mapping[str, NDArray[Any]]
-SPEC_KEY = "kd3d.spec"  # of the specification among an ONNX file's metadata
 
 
 class Pipeline:
@@ -157,13 +155,13 @@ def load_pipeline(folder_or_onnx: Path, runner: Runner | None = None) -> Pipelin
     beside = path.parent / "spec.json"
     if is_engine(path):
         runner = runner or TrtRunner(read_engine_file(path))
-        return Pipeline(_spec_from_file(beside), runner)
+        return Pipeline(spec_from_file(beside), runner)
     runner = runner or OrtRunner(path)
     text = runner.__enter__().metadata.get(SPEC_KEY)
     if text is not None:
-        return Pipeline(_spec_from_text(text, path), runner)
+        return Pipeline(spec_from_text(text, path), runner)
     if beside.is_file():
-        return Pipeline(_spec_from_file(beside), runner)
+        return Pipeline(spec_from_file(beside), runner)
     raise DataError(
         f"{path}: does not say which detector it is: no '{SPEC_KEY}' in its metadata and no spec.json beside it. "
         f"Export it with kd3d export onnx, or put the detector's spec.json beside it."
@@ -175,6 +173,8 @@ def _load_folder(folder: Path, runner: Runner | None) -> Pipeline:
     if not index.is_file():
         raise DataError(f"{folder}: not an export, pipeline.json is missing. Make one with: kd3d export onnx")
     value = read_json(index)
+    if isinstance(value, dict) and value.get("layout") == "autoware":
+        raise DataError(f"{index}: two networks in Autoware's layout; kd3d.runtime.autoware.load_autoware runs them.")
     if not isinstance(value, dict) or value.get("format") != 1:
         raise DataError(f"{index}: not a pipeline in format 1. Export the detector again: kd3d export onnx")
     if value.get("state"):
@@ -185,28 +185,10 @@ def _load_folder(folder: Path, runner: Runner | None) -> Pipeline:
     ]
     if len(networks) != 1:
         raise DataError(f"{index}: must have exactly one step with a file, but has {len(networks)}. Export again.")
-    spec = _spec_from_file(folder / str(value.get("spec", "spec.json")))
+    spec = spec_from_file(folder / str(value.get("spec", "spec.json")))
     kind, file = networks[0].get("kind"), folder / str(networks[0]["file"])
     if kind not in ("onnx", "engine"):
         raise DataError(f"{index}: its network is of kind {kind!r}, which this version of kd3d cannot run.")
     if runner is None:
         runner = OrtRunner(file) if kind == "onnx" else TrtRunner(read_engine_file(folder))
     return Pipeline(spec, runner)
-
-
-def _spec_from_file(path: Path) -> DetectorSpec:
-    try:
-        return from_json(DetectorSpec, read_json(path))
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from error
-
-
-def _spec_from_text(text: str, path: Path) -> DetectorSpec:
-    try:
-        return from_json(DetectorSpec, json.loads(text))
-    except ValueError as error:
-        raise SpecError(
-            f"{path}: the metadata '{SPEC_KEY}' are not JSON ({error}). Export the detector again."
-        ) from error
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from error

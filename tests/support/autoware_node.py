@@ -106,11 +106,15 @@ class Node:
         return np.array(kept).reshape(-1, 11)
 
     def suppress_iou(self, objects):
-        """A box goes where any better one overlaps it, also one that goes itself."""
+        """A box goes where any better one overlaps it, also one that goes itself; pedestrians only mind each other."""
         shapes = [corners(row) for row in objects]
+        walks = [self.names[int(row[9])] == "PEDESTRIAN" for row in objects]
         keep = []
         for i, mine in enumerate(shapes):
-            near = [j for j in range(i) if np.hypot(*(objects[i, :2] - objects[j, :2])) <= self.reach]
+            near = [
+                j for j in range(i)
+                if np.hypot(*(objects[i, :2] - objects[j, :2])) <= self.reach and walks[i] == walks[j]
+            ]  # fmt: skip
             keep.append(all(overlap(mine, shapes[j]) <= self.iou for j in near))
         return objects[np.array(keep, bool)]
 

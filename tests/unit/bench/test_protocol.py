@@ -200,6 +200,24 @@ def test_device_times_dropped_pillars_and_their_warning_are_in_the_record():
     assert any(told in text for text in record["warnings"])
 
 
+def test_of_a_voxel_network_voxels_are_counted_and_named():
+    from kd3d.detectors.presets import preset
+
+    class Voxels(Model):
+        spec = preset("world-centerpoint-voxel-tiny")
+        dropped_points, dropped_pillars = 7, 2
+
+        def pre(self, frame):
+            super().pre(frame)
+            return {"features": np.zeros((5, 4), np.float32), "cells": np.zeros(5, np.int64)}
+
+    record = report({"a": Voxels(Clock())}, iterations=200).record
+    assert record["models"][0]["unit"] == "voxel"
+    assert record["models"][0]["pillars_mean"] == 5
+    assert any("400 voxel(s) and 1400 point(s)" in text and "max_voxels" in text for text in record["warnings"])
+    assert not any("pillar" in text for text in record["warnings"])
+
+
 def test_synthetic_frames_put_a_banner_first():
     found = report({"a": Model(Clock())}, iterations=200, source={"source": "synthetic", "synthetic": True})
     assert found.record["warnings"][0].startswith("The frames are synthetic random points")

@@ -1,10 +1,8 @@
 """A student in Autoware's layout gives, by the node's rules written down independently, the boxes it gives here."""
 
-import importlib.util
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,79 +20,18 @@ from kd3d.export.autoware import AutowareSettings, export_autoware
 from kd3d.export.autoware_files import NodeParameters, parameter_files
 from kd3d.export.autoware_half import convert_files
 from kd3d.export.autoware_network import autoware_networks
-from kd3d.export.autoware_node import ExportedNode, TorchNode
-from kd3d.export.autoware_rules import class_names, decoration, node_range, node_spec, notes
+from kd3d.export.autoware_node import TorchNode
+from kd3d.export.autoware_rules import class_names, decoration, node_range, notes
 from kd3d.export.gates import Gate
 from kd3d.export.graph import lower_opset
 from kd3d.export.parity_match import FP16_TOLERANCE
 from kd3d.geometry.grid import BevGrid
-from kd3d.runtime.frames import Frame
+from kd3d.runtime.autoware import AutowareNode
+from kd3d.runtime.autoware_rules import NodeRules, node_decode
 from kd3d.runtime.runners import OrtRunner
-from kd3d.spec import BevBackboneSpec, CenterHeadSpec, DecodeSpec, DetectorSpec, PillarEncoderSpec, PointSpec
-from tests.support import trained
-
-SUPPORT = Path(__file__).resolve().parents[2] / "support" / "autoware_node.py"
-spec_of_module = importlib.util.spec_from_file_location("autoware_node", SUPPORT)
-autoware_node = importlib.util.module_from_spec(spec_of_module)
-spec_of_module.loader.exec_module(autoware_node)
-
-THRESHOLD, CIRCLE = 0.5, 0.5
-MAPS = ("heatmap", "reg", "height", "dim", "rot", "vel")
-
-
-def small(
-    *, points=("x", "y", "z"), mode="hard", filters=(16,), velocity=True, z=(-3.0, 5.0), intensity="raw", max_points=32
-) -> DetectorSpec:
-    """16 x 12 cells of 0.8 m, output at half of that, a rectangle that is nowhere symmetric."""
-    return DetectorSpec(
-        name="small",
-        points=PointSpec(features=points, intensity=intensity),
-        grid=BevGrid(-3.2, -1.6, z[0], 9.6, 8.0, z[1], 0.8),
-        encoder=PillarEncoderSpec(filters=filters, max_points=max_points, max_pillars=160, mode=mode),
-        backbone=BevBackboneSpec(
-            strides=(2, 2), layers=(1, 0), channels=(12, 16), up_strides=(1.0, 2.0), up_channels=(8, 8)
-        ),
-        head=CenterHeadSpec(
-            tasks=(("car", "cyclist", "pedestrian"),), shared_channels=12, branch_channels=8, velocity=velocity
-        ),
-        decode=DecodeSpec(
-            peak_kernel=1, top_k=500, top_k_rule="cell", score_threshold=THRESHOLD, nms="circle",
-            center_limit_m=(-100.0, -100.0, -100.0, 100.0, 100.0, 100.0), nms_threshold=(CIRCLE**2,),
-            nms_pre=500, nms_post=500,
-        ),
-    )  # fmt: skip
-
-
-def trained_like(spec: DetectorSpec, seed: int = 0) -> Model:
-    """Weights as training leaves them, with scores on both sides of the threshold."""
-    model = trained.trained_like(spec, seed)
-    for task in model.module.head.tasks:
-        task["hm"].out.bias.data.zero_()
-        for name in ("dim", "rot"):
-            task[name].out.bias.data.normal_(0, 0.5)
-    return model
-
-
-def cloud(spec: DetectorSpec, seed: int = 0, *, crowd: int = 32):
-    """Points inside and outside the range, a cell that is exactly full, none that is more than full."""
-    rng = np.random.default_rng(seed)
-    grid = spec.grid
-    cells = np.concatenate([rng.choice(grid.nx * grid.ny, 90), np.full(crowd, 17), [-1] * 5])
-    cells = cells[(cells != 17) | (np.arange(len(cells)) >= 90)]
-    inside = rng.uniform(0.05, 0.95, (len(cells), 3))
-    x = grid.x_min_m + (cells % grid.nx + inside[:, 0]) * grid.cell_m
-    y = grid.y_min_m + (cells // grid.nx + inside[:, 1]) * grid.cell_m
-    z = grid.z_min_m + inside[:, 2] * grid.height_m
-    z[:3] = grid.z_max_m + 1
-    intensity, lag = rng.integers(0, 256, len(cells)), rng.uniform(0, 0.5, len(cells))
-    return np.stack([x, y, z, intensity, lag], axis=1).astype(np.float32)
-
-
-def frame_of(points, spec) -> Frame:
-    return Frame(
-        token="cloud", points=points, features=("x", "y", "z", "intensity", "time_lag"), boxes=None,
-        classes=spec.head.classes, lidar2ego=np.eye(4), ego2global=np.eye(4), lidar2image=None, image_size_px=None,
-    )  # fmt: skip
+from kd3d.spec import PointSpec
+from tests.support import autoware_node
+from tests.support.autoware_detector import ALL, CIRCLE, THRESHOLD, cloud, file_node, frame_of, small, trained_like
 
 
 def texts_of(spec, features):
@@ -120,18 +57,6 @@ def torch_node(model: Model, count=None, scale=None):
     return autoware_node.Node(autoware_node.parameters(*texts_of(model.spec, features)), run_encoder, run_head)
 
 
-def file_node(folder: Path, name: str):
-    """The node around the exported files; outputs by their order, as it binds them."""
-    sessions = [OrtRunner(folder / f"pts_{part}_{name}.onnx") for part in ("voxel_encoder", "backbone_neck_head")]
-    encoder, head = (session.__enter__() for session in sessions)
-    texts = [(folder / f"{name}{end}.param.yaml").read_text() for end in ("", "_ml_package")]
-    return autoware_node.Node(
-        autoware_node.parameters(*texts),
-        lambda array: next(iter(encoder.infer({"input_features": array}).values())),
-        lambda array: list(head.infer({"spatial_features": array}).values()),
-    )
-
-
 def columns(points, node):
     """What reaches the node: without intensity where it has four columns."""
     return points if node.columns == 5 else points[:, [0, 1, 2, 4]]
@@ -153,7 +78,6 @@ def require_same(boxes, objects, *, loose=1.0):
 
 
 LAG = ("x", "y", "z", "time_lag")
-ALL = ("x", "y", "z", "intensity", "time_lag")
 CASES = {
     "ten features": ({"points": LAG}, None),
     "ten features, a detector without time": ({}, None),
@@ -345,10 +269,11 @@ def test_float16_that_overflows_or_moves_boxes_is_refused(exported, tmp_path, mo
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1e6), weight.name))
     onnx.save(loud, head)
     features = decoration(model.spec)
-    reference = TorchNode(model.spec, features, module=model.module, slots=32)
+    rules = NodeRules(features.names, class_names(model.spec), intensity_scale=features.intensity_scale)
+    reference = TorchNode(model.spec, rules, decoration=features, module=model.module, slots=32)
     frames = [frame_of(cloud(model.spec), model.spec)]
     with OrtRunner(encoder) as first, OrtRunner(head) as second:
-        node = ExportedNode(model.spec, features, encoder=first, head=second)
+        node = AutowareNode(model.spec, rules, runners=(first, second), by_iou=False)
         with monkeypatch.context() as low, pytest.raises(GateError, match=r"gate fp16: .* above 0\.1") as caught:
             low.setattr(half, "LIMIT", 0.1)
             convert_files(encoder, head, reference, node, frames=frames, tolerance=FP16_TOLERANCE)
@@ -451,7 +376,7 @@ def test_the_node_is_told_what_the_detector_s_own_decoding_would_do_differently(
     raw = replace(spec, points=PointSpec(features=ALL, intensity="raw", camera_view_only=True))
     assert "were they so in training" in " ".join(notes(raw, ("CAR",)))
     assert "the node feeds the whole cloud" in " ".join(notes(raw, ("CAR",)))
-    same = node_spec(small(), score_threshold=0.35, circle_m=0.5)
+    same = node_decode(small(), NodeRules((), ()))
     assert notes(same, ("CAR",)) == ()
 
 
