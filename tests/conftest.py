@@ -63,6 +63,12 @@ def tiny_network():
 
 
 @pytest.fixture(scope="session")
+def voxels():
+    """The module that makes a tiny voxel detector with random weights."""
+    return load_support("tiny_voxel")
+
+
+@pytest.fixture(scope="session")
 def shim():
     """The module with a device that runs the CUDA kernels on the processor, with threads in three orders."""
     return load_support("cuda_shim")

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from kd3d.cli.main import run
+from kd3d.detectors.checkpoint import load_model
 from kd3d.evaluation.evaluate import score_predictions
 
 SUPPORT = Path(__file__).resolve().parents[2] / "support" / "tiny_anchor.py"
 NAMES = ("anchor_cls", "anchor_box", "anchor_dir")
-EDITIONS = ["kitti-pointpillars", "kitti-pointpillars-mmdet3d"]
+EDITIONS = ["kitti-pointpillars", "kitti-pointpillars-mmdet3d", "kitti-second"]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,8 @@ def test_infer_gives_torchs_boxes_from_the_export_and_writes_the_anchor_maps(mod
         found[name] = boxes, dict(np.load(raw))
     (ours, our_maps), (theirs, their_maps) = found.values()
     assert set(our_maps) == set(their_maps) == set(NAMES)
-    assert [our_maps[name].shape for name in NAMES] == [(18, 62, 54), (42, 62, 54), (12, 62, 54)]
+    grid = load_model(model).spec.output_grid
+    assert [our_maps[name].shape for name in NAMES] == [(count, grid.ny, grid.nx) for count in (18, 42, 12)]
     for name in NAMES:
         np.testing.assert_allclose(our_maps[name], their_maps[name], atol=1e-4, rtol=1e-4)
     assert len(ours) == len(theirs) > 5
