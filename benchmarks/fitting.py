@@ -123,7 +123,6 @@ def fit(
             draws=_recorded(arm, teacher, objective, data, settings=chosen, run=run, device=device),
             objective=objective,
             augmentation=AUGMENTATION,
-            teacher_spec=getattr(objective, "teacher_input", None),
             progress=watch(f"{out.name}, cycle {cycle}"),
         )
         shutil.rmtree(run / "teacher-cache", ignore_errors=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kd3d.cli import latency, searching, teaching
+from kd3d.cli import labelling, latency, searching, teaching
 from kd3d.cli.console import emit, say
 from kd3d.cli.importing import keep_imported
 from kd3d.cli.options import (
@@ -70,6 +70,10 @@ def compress(
     blend: teaching.Blend = None,
     lr_scale: teaching.LrScales = None,
     control: teaching.Control = False,
+    labelled: labelling.Labelled = None,
+    unlabelled: labelling.Unlabelled = None,
+    unlabelled_split: labelling.UnlabelledSplit = None,
+    unlabelled_share: labelling.UnlabelledShare = 0.5,
     teacher_cache: teaching.Cache = None,
     cache_augmentations: teaching.CacheDraws = 4,
     teacher_precision: teaching.TeacherPrecision = "auto",
@@ -81,14 +85,7 @@ def compress(
     json_line: Json = False,
 ) -> None:
     """Find a student within the budget, give it the teacher's weights, distil into it, and score both."""
-    from kd3d.compress.search.budget import Budgets
-
-    budgets = Budgets.parse(
-        flops=budget_flops,
-        params=budget_params,
-        convention=flops_convention,  # type: ignore[arg-type]
-        latency=budget_latency,
-    )
+    budgets = _budgets(budget_flops, budget_params, budget_latency, convention=flops_convention)
     table = latency.open_table(latency_table, (runtime, latency_device, latency_precision), budget_latency)
     space = searching.space(widths, depths, cells)
     asked = searching.settings(
@@ -123,7 +120,8 @@ def compress(
         cache=teaching.cache(teacher_cache, cache_augmentations),
         running=teaching.running(teacher_precision, compiled=compile_teacher),
     )
-    source = teaching.frames(data, model.spec.points.sweeps, augment=augment)
+    labels = labelling.Labelling(labelled, unlabelled, unlabelled_split, unlabelled_share)
+    source = teaching.frames(data, model.spec.points.sweeps, augment=augment, labels=labels)
     open_run(out, {"command": "compress", "teacher": teacher, "data": str(data)}, resume, force)
     keep_imported(model, out)
     plan = _settings(taught, space, candidates=candidates, short_steps=short_steps, search=asked)
@@ -131,6 +129,12 @@ def compress(
     result = _compress(model, source, budgets, settings=plan, out=out, device=device, predictor=predictor)
     found = latency.of_the_student(predictor, result.student, out)
     emit({**result.metrics, **found, **_report(out), "model": str(result.model)}, as_json=json_line)
+
+
+def _budgets(flops: str | None, params: str | None, latency_ms: str | None, *, convention: Any) -> Any:
+    from kd3d.compress.search.budget import Budgets
+
+    return Budgets.parse(flops=flops, params=params, convention=convention, latency=latency_ms)
 
 
 def _settings(distill: Any, space: Any, **rest: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kd3d.cli import teaching
+from kd3d.cli import labelling, teaching
 from kd3d.cli.console import emit, say
 from kd3d.cli.importing import keep_imported
 from kd3d.cli.models import load_model
@@ -38,6 +38,10 @@ def distill(
     blend: teaching.Blend = None,
     lr_scale: teaching.LrScales = None,
     control: teaching.Control = False,
+    labelled: labelling.Labelled = None,
+    unlabelled: labelling.Unlabelled = None,
+    unlabelled_split: labelling.UnlabelledSplit = None,
+    unlabelled_share: labelling.UnlabelledShare = 0.5,
     teacher_cache: teaching.Cache = None,
     cache_augmentations: teaching.CacheDraws = 4,
     teacher_precision: teaching.TeacherPrecision = "auto",
@@ -77,7 +81,8 @@ def distill(
         cache=teaching.cache(teacher_cache, cache_augmentations),
         running=teaching.running(teacher_precision, compiled=compile_teacher),
     )
-    source = teaching.frames(data, max(spec.points.sweeps, model.spec.points.sweeps), augment=augment)
+    labels = labelling.Labelling(labelled, unlabelled, unlabelled_split, unlabelled_share)
+    source = teaching.frames(data, max(spec.points.sweeps, model.spec.points.sweeps), augment=augment, labels=labels)
     open_run(out, {"command": "distill", "teacher": teacher, "student": student, "data": str(data)}, resume, force)
     keep_imported(model, out)
     with teaching.stages() as update:

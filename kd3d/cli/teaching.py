@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kd3d.cli.console import TerminalProgress
+from kd3d.cli.labelling import ALL, Labelling, labelled_frames, unlabelled_frames
 from kd3d.errors import UsageError
 
 Rule = Annotated[
@@ -80,15 +81,16 @@ def load_teacher(text: str, *, presets: bool = False) -> Any:
     return model
 
 
-def frames(data: Path, sweeps: int, *, augment: bool, val: bool = True) -> Any:
+def frames(data: Path, sweeps: int, *, augment: bool, val: bool = True, labels: Labelling = ALL) -> Any:
     """Training and (with ``val``) validation frames, with the data set's usual augmentation."""
     from kd3d.cli.train import augmentation
     from kd3d.compress.data import CompressData
     from kd3d.datasets.open import open_dataset
 
-    train = open_dataset(data, split="train", sweeps=sweeps)
+    train = labelled_frames(data, sweeps, labels.labelled)
     scored = open_dataset(data, split="val", sweeps=sweeps) if val else None
-    return CompressData(train, scored, augmentation(train.kind, ()) if augment else None)
+    others = unlabelled_frames(labels, sweeps, train=train, val=scored)
+    return CompressData(train, scored, augmentation(train.kind, ()) if augment else None, **others)
 
 
 def cache(folder: str | None, augmentations: int) -> Any:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kd3d.cli.console import TerminalProgress, emit, say
+from kd3d.cli.labelling import Labelled, labelled_frames
 from kd3d.cli.options import Data, Device, Force, Json, Out, Resume, Seed, Workers
 from kd3d.errors import UsageError
 
@@ -48,6 +49,7 @@ def train(
     checkpoint_every: Every = 200,
     ema_decay: Annotated[float, typer.Option("--ema-decay", help="Of the averaged weights; 0: none.")] = 0.99,
     paste: Paste = 0,
+    labelled: Labelled = None,
     norm_momentum: NormMomentum = None,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random flips, rotation and scaling.")] = True,
     device: Device = "auto",
@@ -70,6 +72,8 @@ def train(
         norm_momentum=norm_momentum,
     )
     request = {"preset": preset, "data": str(data), "paste": paste, "augment": augment, "eval_split": eval_split}
+    if labelled is not None:
+        request["labelled"] = labelled
     spec = read_spec(preset)
     open_run(out, {"command": "train", **request, **settings.identity()}, resume, force)
     from kd3d.report.table import number
@@ -125,7 +129,7 @@ def _train(spec: Any, settings: Any, out: Path, request: dict[str, Any], device:
     from kd3d.training.loop import train as fit
 
     sweeps = spec.points.sweeps
-    dataset = open_dataset(Path(request["data"]), split="train", sweeps=sweeps)
+    dataset = labelled_frames(Path(request["data"]), sweeps, request.get("labelled"))
     scored = open_dataset(Path(request["data"]), split=request["eval_split"], sweeps=sweeps)
     torch.manual_seed(settings.seed)
     module = build(spec).to(torch_device(device))

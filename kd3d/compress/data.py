@@ -19,6 +19,7 @@ from kd3d.detectors.model import CenterPoint
 from kd3d.evaluation.evaluate import evaluate
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.spec import to_json
+from kd3d.training.unlabelled import Unlabelled, per_batch
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class CompressData:
         augmentation: of every training frame, or ``None``.
         database: objects that the augmentation pastes.
         max_range_m: scores count nothing farther from the car than this (nuScenes); ``None`` for the official ranges.
+        unlabelled: further frames for the teacher alone to teach on; labels that they bring are never looked at. Trials
+            of a search and the control do not see them.
+        unlabelled_share: of the frames of a batch that are such frames.
     """
 
     train: SampleDataset
@@ -38,6 +42,18 @@ class CompressData:
     augmentation: Augmentation | None = None
     database: Any = None
     max_range_m: float | None = None
+    unlabelled: SampleDataset | None = None
+    unlabelled_share: float = 0.5
+
+    def beside(self, batch_size: int) -> Unlabelled | None:
+        """The frames without labels, and how many of them a batch of ``batch_size`` has; ``None`` without any.
+
+        Raises:
+            UsageError: the batch has no room for both kinds.
+        """
+        if self.unlabelled is None:
+            return None
+        return Unlabelled(self.unlabelled, per_batch(self.unlabelled_share, batch_size))
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must find again, as JSON values: which frames, and how they are augmented.
@@ -50,7 +66,13 @@ class CompressData:
             "augmentation": None if self.augmentation is None else to_json(self.augmentation),
             "paste": self.database is not None,
             **({} if self.max_range_m is None else {"max_range_m": self.max_range_m}),
+            **self._unlabelled(),
         }
+
+    def _unlabelled(self) -> dict[str, Any]:
+        if self.unlabelled is None:
+            return {}
+        return {"unlabelled": {**_identity(self.unlabelled), "share": self.unlabelled_share}}
 
 
 def _identity(dataset: SampleDataset) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 
 from kd3d.compress.data import CompressData, score
 from kd3d.compress.distill.cache import CacheSettings, TeacherCache
-from kd3d.compress.distill.objective import DistillationObjective
+from kd3d.compress.distill.objective import DistillationObjective, Semi
 from kd3d.compress.distill.teacher import TeacherSettings
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
@@ -125,6 +125,7 @@ def distill(
         DataError, OutputError, NonFiniteError: as ``kd3d.training.loop.train``.
     """
     check_teachable(teacher.spec, student_spec)
+    data.beside(settings.train.batch_size)
     asked = {"teacher": fingerprint(teacher), "student": to_json(student_spec), "settings": settings.identity()}
     _check_direction(settings)
     begin(run, {**asked, "data": data.identity()})
@@ -133,7 +134,8 @@ def distill(
     module, made = untaught(teacher, student_spec, settings, data=data, device=device, known=known)
     if made is not None:
         inheritance = once(run / "inherit.json", made.to_json)
-    objective = settings.recipe.objective(teacher.module, student_spec, running=settings.running)
+    semi = _semi(data, settings.train)
+    objective = settings.recipe.objective(teacher.module, student_spec, running=settings.running, semi=semi)
     fit = _Fit(data, settings, progress)
     metrics = once(run / "distil" / "result.json", lambda: fit.taught(module, run, objective, teacher))
     control = None
@@ -222,8 +224,8 @@ class _Fit:
             objective=objective,
             augmentation=self.data.augmentation,
             database=self.data.database,
-            teacher_spec=getattr(objective, "teacher_input", None),
             draws=draws,
+            unlabelled=self.data.beside(self.settings.train.batch_size) if stage == "distil" else None,
             progress=report,
         )
         if self.data.val is None:
@@ -272,6 +274,15 @@ def untaught(
     made = plan(teacher.spec, spec, rule, teacher.module.state_dict())
     module.load_state_dict(apply_plan(made, module.state_dict(), teacher.module.state_dict()))
     return module, made
+
+
+def _semi(data: CompressData, train: TrainSettings) -> Semi:
+    """What the objective must know of the frames without labels."""
+    beside = data.beside(train.batch_size)
+    if beside is None:
+        return Semi(passes=train.total_steps(len(data.train)) * train.accumulate)
+    steps = train.total_steps(len(data.train), unlabelled=beside.per_batch)
+    return Semi(len(beside.dataset), passes=steps * train.accumulate)
 
 
 def _student(spec: DetectorSpec, seed: int, device: str) -> CenterPoint:

@@ -8,9 +8,10 @@ from typing import Any
 
 from kd3d.compress.distill.coefs import BlendSettings
 from kd3d.compress.distill.features import TapKind, cross_scale
+from kd3d.compress.distill.frame_weights import FrameSettings
 from kd3d.compress.distill.label_kd import LabelKD
 from kd3d.compress.distill.masks import Confident, Mask, TopRank
-from kd3d.compress.distill.objective import DistillationObjective
+from kd3d.compress.distill.objective import DistillationObjective, Semi
 from kd3d.compress.distill.registry import check_entry, made, mask_named
 from kd3d.compress.distill.resample import same_cells
 from kd3d.compress.distill.signals import CenterRegression, PivotalLogits, Signal
@@ -53,6 +54,8 @@ class Recipe:
     """Automatic gradient blending instead of the weights; ``None`` adds the weighted losses."""
     supervised: bool | None = None
     """``False`` trains without any label; ``None`` and ``True`` with the detection losses."""
+    frames: FrameSettings | None = None
+    """Weighs frames by how hard they are, and draws frames without labels accordingly; ``None`` treats all alike."""
 
     def __post_init__(self) -> None:
         for name in ("logits", "boxes", "features"):
@@ -86,8 +89,17 @@ class Recipe:
         *,
         weights: Weights | None = None,
         running: TeacherSettings | None = None,
+        semi: Semi | None = None,
     ) -> DistillationObjective:
-        """The objective that trains ``student`` with ``teacher``, which is run as ``running`` says."""
+        """The objective that trains ``student`` with ``teacher``, which is run as ``running`` says.
+
+        Args:
+            teacher: left unchanged.
+            student: its specification.
+            weights: of the detection losses.
+            running: how the teacher is run.
+            semi: about the frames without labels, if there are any.
+        """
         label_kd = None
         if self.label_threshold is not None:
             label_kd = LabelKD(self.label_threshold, dict(self.label_thresholds))
@@ -102,6 +114,8 @@ class Recipe:
             running=running,
             blend=self.blend,
             supervised=supervised,
+            frames=self.frames,
+            semi=semi or Semi(),
         )
 
     def _mask(self) -> Mask:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3d.compress.distill.coefs import BlendSettings
+from kd3d.compress.distill.frame_weights import FrameSettings
 from kd3d.compress.distill.registry import check_entry
 from kd3d.compress.recipe import Recipe
 from kd3d.errors import UsageError
@@ -43,7 +44,7 @@ def _recipe(path: Path, content: dict[str, Any]) -> Recipe:
     known = {field.name for field in fields(Recipe)} - {"more"} | {"signals"}
     _only(path, "a recipe", content, known)
     entries = content.pop("signals", [])
-    blend = content.pop("blend", None)
+    blend, frames = content.pop("blend", None), content.pop("frames", None)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UsageError(f"{path}: signals must be a list of objects, not {entries!r}.")
     if "taps" in content:
@@ -54,6 +55,9 @@ def _recipe(path: Path, content: dict[str, Any]) -> Recipe:
         if blend is not None:
             _only(path, "blend", blend, {field.name for field in fields(BlendSettings)})
             content["blend"] = BlendSettings(**blend)
+        if frames is not None:
+            _only(path, "frames", frames, {field.name for field in fields(FrameSettings)})
+            content["frames"] = FrameSettings(**frames)
         return Recipe(**content, more=tuple(entries) or None)
     except TypeError as error:
         raise UsageError(f"{path}: a value is of the wrong type ({error}).") from error

@@ -59,7 +59,7 @@ class CachedTeacher:
             UsageError: a signal cannot be cached, or the folder is another cache.
             OutputError: the folder is not writable or its disk full; nothing of the training has begun.
         """
-        draws, frames = draws_of(self.data, self.settings), len(self.data.train)
+        draws, frames = draws_of(self.data, self.settings), len(self.data.train) + len(self.data.unlabelled or ())
         check_cacheable(self.objective, frames * draws)
         self._warn_if_needless(frames * draws)
         folder = self.settings.folder or run / "teacher-cache"
@@ -109,6 +109,7 @@ class CachedTeacher:
             data.database,
             self.train.seed,
             Draws(draws),
+            data.beside(self.train.batch_size),
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -124,10 +125,14 @@ class CachedTeacher:
             "augmentation": data["augmentation"],
             "paste": database_hash(self.data.database),
             "seed": self.train.seed,
+            **({"unlabelled": data["unlabelled"]} if "unlabelled" in data else {}),
+            **({} if objective.frames is None else {"frames": "weighted"}),
         }
 
     def _warn_if_needless(self, records: int) -> None:
-        frames = self.train.total_steps(len(self.data.train)) * self.train.frames_per_step
+        beside = self.data.beside(self.train.batch_size)
+        steps = self.train.total_steps(len(self.data.train), unlabelled=0 if beside is None else beside.per_batch)
+        frames = steps * self.train.frames_per_step
         if records > frames:
             warnings.warn(
                 f"the teacher is asked {records} times for a cache that a training on {frames} frames uses: run it at "

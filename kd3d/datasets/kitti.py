@@ -25,6 +25,7 @@ class KittiDataset:
         split: a file of ``ImageSets``: ``train``, ``val``, ``trainval``, ``test`` (in ``testing``, no labels).
             Without ``ImageSets`` the last fifth of the frames, in order of their ids, is ``val``, the rest ``train``.
         cameras: whether samples bring the left colour image, which must then exist.
+        labels: ``False`` never opens a label file: the boxes of every frame are ``None``.
 
     Raises:
         DataError: the folder has no KITTI layout, or no frames.
@@ -35,8 +36,9 @@ class KittiDataset:
     classes: tuple[str, ...] = ("Car", "Pedestrian", "Cyclist")
     features: tuple[str, ...] = KITTI_COLUMNS
 
-    def __init__(self, root: Path | str, *, split: str, cameras: bool = False) -> None:
+    def __init__(self, root: Path | str, *, split: str, cameras: bool = False, labels: bool = True) -> None:
         self.root = Path(root)
+        self.labelled = labels and split != "test"
         self.split = split
         self.cameras = cameras
         self.folder = self.root / ("testing" if split == "test" else "training")
@@ -55,7 +57,7 @@ class KittiDataset:
             DataError: a file of it is missing or damaged.
         """
         calibration = self.calibration(index)
-        labels = None if self.split == "test" else self.annotation(index)
+        labels = self.annotation(index) if self.labelled else None
         return Sample(
             token=self.tokens[index],
             points=read_points(self.path(index, "velodyne", ".bin"), KITTI_COLUMNS),

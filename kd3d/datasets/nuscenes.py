@@ -27,6 +27,7 @@ class NuScenesDataset:
         sweeps: earlier sweeps added to each key frame, moved into its frame; fewer at the start of a scene.
         cameras: whether samples bring their six camera views, whose files must then exist.
         drop_empty: leave out boxes without a LiDAR point, as training wants.
+        labels: ``False`` never looks at a label: the boxes of every frame are ``None``.
 
     Raises:
         DataError: the database is missing or damaged.
@@ -47,6 +48,7 @@ class NuScenesDataset:
         sweeps: int = 0,
         cameras: bool = False,
         drop_empty: bool = False,
+        labels: bool = True,
     ) -> None:
         if sweeps < 0:
             raise UsageError(f"sweeps must be 0 or more, not {sweeps}.")
@@ -55,7 +57,8 @@ class NuScenesDataset:
         self.split = resolve_split(split, self.version)
         self.cameras = cameras
         nusc = open_database(self.nusc_root, self.version)
-        self.records = IndexBuilder(nusc, sweeps=sweeps, cameras=cameras, drop_empty=drop_empty).build(self.split)
+        builder = IndexBuilder(nusc, sweeps=sweeps, cameras=cameras, drop_empty=drop_empty, labels=labels)
+        self.records = builder.build(self.split)
         self.tokens = [record.token for record in self.records]
 
     def __len__(self) -> int:

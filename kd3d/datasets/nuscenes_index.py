@@ -27,7 +27,9 @@ class Sweep:
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """All of a frame but its points. ``sweeps[0]`` is the key frame; ``lidar_points`` counts points per box."""
+    """All of a frame but its points. ``sweeps[0]`` is the key frame; ``lidar_points`` counts points per box; ``scene``
+    is the scene's name.
+    """
 
     token: str
     timestamp_s: float
@@ -38,6 +40,7 @@ class FrameRecord:
     boxes: Boxes3D | None
     lidar_points: Ints
     cameras: tuple[CameraView, ...]
+    scene: str = ""
 
 
 def rotation_matrices(quaternions: Floats) -> Floats:
@@ -76,16 +79,17 @@ class IndexBuilder:
         sweeps: how many earlier LiDAR sweeps each frame brings.
         cameras: whether frames bring their camera views.
         drop_empty: leave out boxes without a LiDAR point.
+        labels: whether frames bring their boxes.
     """
 
-    def __init__(self, nusc: Any, *, sweeps: int, cameras: bool, drop_empty: bool) -> None:
+    def __init__(self, nusc: Any, *, sweeps: int, cameras: bool, drop_empty: bool, labels: bool = True) -> None:
         self._nusc = nusc
         self._root = Path(nusc.dataroot)
         self._sweeps = sweeps
         self._cameras = cameras
         self._drop_empty = drop_empty
         self._table = self._root / nusc.version / "sample_annotation.json"
-        self._labelled = bool(nusc.sample_annotation)
+        self._labelled = labels and bool(nusc.sample_annotation)
         self._sensor_poses: dict[str, Floats] = {}
         self._labels: dict[str, int | None] = {}
 
@@ -131,6 +135,7 @@ class IndexBuilder:
             boxes=boxes,
             lidar_points=counts,
             cameras=self._views(sample, global2lidar) if self._cameras else (),
+            scene=self._nusc.get("scene", sample["scene_token"])["name"],
         )
 
     def _sensor2ego(self, sample_data: dict[str, Any]) -> Floats:

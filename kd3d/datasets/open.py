@@ -34,7 +34,13 @@ def recognise(path: Path | str) -> Kind:
 
 
 def open_dataset(
-    path: Path | str, *, split: str, sweeps: int = 0, cameras: bool = False, drop_empty: bool | None = None
+    path: Path | str,
+    *,
+    split: str,
+    sweeps: int = 0,
+    cameras: bool = False,
+    drop_empty: bool | None = None,
+    labels: bool = True,
 ) -> SampleDataset:
     """Open the data set in ``path``.
 
@@ -44,6 +50,7 @@ def open_dataset(
         sweeps: earlier LiDAR sweeps per frame; nuScenes only.
         cameras: whether frames bring their camera views; not read from Waymo.
         drop_empty: leave out boxes without a LiDAR point; by default in training splits only. KITTI has none.
+        labels: ``False`` never reads a label: the boxes of every frame are ``None``.
 
     Raises:
         DataError: the folder is not a data set, or is damaged.
@@ -51,10 +58,10 @@ def open_dataset(
     """
     kind = recognise(path)
     if kind == "kitti":
-        return KittiDataset(path, split=split, cameras=cameras)
+        return KittiDataset(path, split=split, cameras=cameras, labels=labels)
     drop = "train" in split if drop_empty is None else drop_empty
     if kind == "waymo":
         if cameras:
             raise UsageError(f"{path}: kd3d does not read the cameras of the Waymo Open Dataset. Leave cameras out.")
-        return WaymoDataset(path, split=split, drop_empty=drop)
-    return NuScenesDataset(path, split=split, sweeps=sweeps, cameras=cameras, drop_empty=drop)
+        return WaymoDataset(path, split=split, drop_empty=drop, labels=labels)
+    return NuScenesDataset(path, split=split, sweeps=sweeps, cameras=cameras, drop_empty=drop, labels=labels)

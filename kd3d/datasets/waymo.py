@@ -52,6 +52,7 @@ class WaymoDataset:
         split: ``train``, ``val`` or ``test`` (without labels).
         drop_empty: leave out boxes without a LiDAR point.
         segments: names of those to read; all by default.
+        labels: ``False`` never opens a file of labels: the boxes of every frame are ``None``.
 
     Raises:
         DataError: the folder has no such split, no segments, or a segment has no readable ``vehicle_pose``.
@@ -64,9 +65,16 @@ class WaymoDataset:
     features: tuple[str, ...] = WAYMO_COLUMNS
 
     def __init__(
-        self, root: Path | str, *, split: str, drop_empty: bool = False, segments: tuple[str, ...] | None = None
+        self,
+        root: Path | str,
+        *,
+        split: str,
+        drop_empty: bool = False,
+        segments: tuple[str, ...] | None = None,
+        labels: bool = True,
     ) -> None:
         self.root, self.split, self.drop_empty = Path(root), split, drop_empty
+        self.labelled = labels and split != "test"
         self.folder = split_folder(self.root, split)
         names = segment_names(self.folder)
         unknown = [name for name in segments or () if name not in names]
@@ -91,7 +99,7 @@ class WaymoDataset:
             DataError: a file of it is missing or damaged.
         """
         record = self.records[index]
-        labels = None if self.split == "test" else self.labels(index)
+        labels = self.labels(index) if self.labelled else None
         if labels is not None and self.drop_empty:
             labels = labels.select(labels.lidar_points > 0)
         return Sample(

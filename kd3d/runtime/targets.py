@@ -10,6 +10,8 @@ from kd3d.errors import DataError
 from kd3d.geometry.boxes import Boxes3D, Floats, Ints
 from kd3d.spec.detector import DetectorSpec
 
+MIN_OVERLAP, MIN_RADIUS = 0.1, 2  # of the Gaussians; published values
+
 
 @dataclass(frozen=True)
 class TaskTargets:
@@ -29,7 +31,12 @@ class TaskTargets:
 
 
 def assign_targets(
-    boxes: Boxes3D, spec: DetectorSpec, *, max_objects: int = 500, min_overlap: float = 0.1, min_radius: int = 2
+    boxes: Boxes3D,
+    spec: DetectorSpec,
+    *,
+    max_objects: int = 500,
+    min_overlap: float = MIN_OVERLAP,
+    min_radius: int = MIN_RADIUS,
 ) -> tuple[TaskTargets, ...]:
     """Targets of one frame, one per task.
 
@@ -109,11 +116,11 @@ def _regression(boxes: Boxes3D, offset: Floats, velocity: bool) -> Floats:
     return values
 
 
-def draw_gaussian(heatmap: Floats, row: int, column: int, radius: int) -> None:
+def draw_gaussian(heatmap: Floats, row: int, column: int, radius: int, *, peak: float = 1.0) -> None:
     """Raise ``heatmap [H, W]`` in place to a Gaussian of sigma (2 radius + 1) / 6, cut to a square of ``radius``."""
     sigma = (2 * radius + 1) / 6
     reach = np.arange(-radius, radius + 1)
-    bell = np.exp(-(reach[:, None] ** 2 + reach[None] ** 2) / (2 * sigma**2)).astype(np.float32)
+    bell = np.exp(-(reach[:, None] ** 2 + reach[None] ** 2) / (2 * sigma**2)).astype(np.float32) * np.float32(peak)
     height, width = heatmap.shape
     top, left = max(row - radius, 0), max(column - radius, 0)
     bottom, right = min(row + radius + 1, height), min(column + radius + 1, width)

@@ -33,15 +33,16 @@ class Recorded(Protocol):
 
 @dataclass
 class TrainBatch:
-    """Frames ready for training.
+    """Frames ready for training: those with labels, then those without.
 
     Args:
         tokens: of the frames.
         student: the student's input.
         teacher: the teacher's input, made from the same augmented frames; ``None`` without a teacher.
-        boxes: ground truth per frame, labels in the student's classes.
+        boxes: ground truth per frame with labels, labels in the student's classes.
         targets: the student's targets from ``boxes`` (made in the worker), or ``None``.
         recorded: the teacher's answers to these very frames, which make ``teacher`` needless; ``None`` without.
+        unlabelled: the last frames, which have no labels, by their index among the frames without labels.
     """
 
     tokens: tuple[str, ...]
@@ -50,6 +51,12 @@ class TrainBatch:
     boxes: list[Boxes3D]
     targets: tuple[Targets, ...] | None = None
     recorded: Recorded | None = None
+    unlabelled: tuple[int, ...] = ()
+
+    @property
+    def labelled(self) -> int:
+        """Frames with labels."""
+        return len(self.tokens) - len(self.unlabelled)
 
     def to(self, device: torch.device | str) -> TrainBatch:
         """The same batch with its tensors on ``device``."""
@@ -73,24 +80,31 @@ class TrainBatch:
 
 
 def make_batch(
-    samples: Sequence[Sample], spec: DetectorSpec, teacher_spec: DetectorSpec | None = None, *, targets: bool = True
+    samples: Sequence[Sample],
+    spec: DetectorSpec,
+    teacher_spec: DetectorSpec | None = None,
+    *,
+    targets: bool = True,
+    unlabelled: tuple[int, ...] = (),
 ) -> TrainBatch:
     """Collate frames for a student, and for its teacher.
 
     Args:
-        samples: augmented frames; one without labels counts as empty of objects.
+        samples: augmented frames; one without labels counts as empty of objects, unless it is among ``unlabelled``.
         spec: the student.
         teacher_spec: the teacher, if any; it sees the same points through its own grid.
         targets: whether to assign the student's targets here.
+        unlabelled: see ``TrainBatch``; labels of these frames are not looked at.
     """
     boxes = [
         Boxes3D.empty() if sample.boxes is None else map_labels(sample.boxes, sample.classes, spec.head.classes)
-        for sample in samples
+        for sample in samples[: len(samples) - len(unlabelled)]
     ]
     return TrainBatch(
         tuple(sample.token for sample in samples),
         prepare(samples, spec),
         None if teacher_spec is None else prepare(samples, teacher_spec),
         boxes,
-        make_targets(boxes, spec) if targets else None,
+        make_targets(boxes, spec) if targets and boxes else None,
+        unlabelled=unlabelled,
     )

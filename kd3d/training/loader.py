@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -18,9 +19,10 @@ from kd3d.datasets.sample import Sample
 from kd3d.errors import BackendError, Kd3dError
 from kd3d.spec import DetectorSpec
 from kd3d.training.batch import Recorded, TrainBatch, make_batch
+from kd3d.training.unlabelled import Unlabelled, shuffled
 
 # Separate random streams: the order of frames, what is drawn for each, which of its recorded augmentations a frame has
-# in an epoch, and what each of those is.
+# in an epoch, and what each of those is (4 and 5: kd3d.training.unlabelled).
 _ORDER, _DRAW, _CHOICE, _RECORDED = 0, 1, 2, 3
 
 
@@ -57,6 +59,8 @@ class FrameSource:
         database: objects to paste, or ``None``.
         seed: of order and augmentation.
         draws: recorded augmentations; ``None`` draws a new one every time.
+        unlabelled: frames without labels in every batch, after those with labels; ``None`` for none. Their index here
+            goes on from the number of frames with labels.
     """
 
     dataset: SampleDataset
@@ -66,6 +70,12 @@ class FrameSource:
     database: Any
     seed: int
     draws: Draws | None = None
+    unlabelled: Unlabelled | None = None
+
+    @property
+    def unlabelled_per_batch(self) -> int:
+        """Frames without labels in a batch."""
+        return 0 if self.unlabelled is None else self.unlabelled.per_batch
 
     def frame(self, epoch: int, index: int) -> Sample:
         """Frame ``index`` as augmented in ``epoch``."""
@@ -88,27 +98,32 @@ class FrameSource:
         if self.draws is not None and self.draws.answers is not None:
             found = self.draws.answers.load([(index, self.choice(epoch, index)) for epoch, index in keys])
         needed = None if found is not None else self.teacher_spec
-        batch = make_batch([self.frame(*key) for key in keys], self.spec, needed)
+        samples = [self.frame(*key) for key in keys]
+        batch = make_batch(samples, self.spec, needed, unlabelled=self.without_labels(index for _, index in keys))
         return replace(batch, recorded=found)
 
+    def without_labels(self, indices: Iterable[int]) -> tuple[int, ...]:
+        """Those of ``indices`` that are of frames without labels, as these frames count themselves."""
+        return tuple(index - len(self.dataset) for index in indices if index >= len(self.dataset))
+
     def _augmented(self, index: int, seed: list[int]) -> Sample:
-        sample = self.dataset[index]
-        if self.augmentation is None:
+        sample, settings = self._read(index), self.augmentation
+        if settings is None:
             return sample
-        return augment(sample, np.random.default_rng(seed), self.augmentation, self.database)
+        if index >= len(self.dataset):
+            settings = replace(settings, paste=())  # objects come with labels
+        return augment(sample, np.random.default_rng(seed), settings, self.database)
+
+    def _read(self, index: int) -> Sample:
+        if index < len(self.dataset):
+            return self.dataset[index]
+        assert self.unlabelled is not None
+        return replace(self.unlabelled.dataset[index - len(self.dataset)], boxes=None)
 
 
 def order(frames: int, *, seed: int, start: int) -> Iterator[tuple[int, int]]:
-    """Endless (epoch, index) from position ``start``; each epoch is a permutation of all frames.
-
-    Epochs follow each other without a gap, so every batch is full and no frame is left out.
-    """
-    epoch, offset = divmod(start, frames)
-    while True:
-        permutation = np.random.default_rng([seed, _ORDER, epoch]).permutation(frames)
-        for index in permutation[offset:]:
-            yield epoch, int(index)
-        epoch, offset = epoch + 1, 0
+    """Endless (epoch, index) of labelled frames from position ``start``, see ``shuffled``."""
+    return shuffled(frames, seed=[seed, _ORDER], start=start)
 
 
 def recorded_batches(
@@ -136,9 +151,13 @@ class _Batches(Sampler[list[tuple[int, int]]]):
         return self._count
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        stream = order(len(self._source.dataset), seed=self._source.seed, start=self._start * self._batch_size)
+        source, unlabelled = self._source, self._source.unlabelled
+        labelled, frames = self._batch_size - source.unlabelled_per_batch, len(source.dataset)
+        stream = order(frames, seed=source.seed, start=self._start * labelled)
+        others = iter(()) if unlabelled is None else unlabelled.indices(seed=source.seed, start=self._start)
         for _ in range(self._count):
-            yield [next(stream) for _ in range(self._batch_size)]
+            keys = [next(stream) for _ in range(labelled)]
+            yield keys + [(number, frames + index) for number, index in islice(others, source.unlabelled_per_batch)]
 
 
 class _Frames(Dataset[Any]):
@@ -167,7 +186,8 @@ class _Recordable(_Frames):
     def _batch(self, keys: list[tuple[int, int]]) -> TrainBatch:
         source = self._source
         samples = [source.recorded(*key) for key in keys]
-        return make_batch(samples, source.spec, source.teacher_spec, targets=False)
+        unlabelled = source.without_labels(index for index, _ in keys)
+        return make_batch(samples, source.spec, source.teacher_spec, targets=False, unlabelled=unlabelled)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -6,12 +6,14 @@ import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from kd3d.datasets.base import SampleDataset
 from kd3d.detectors.checkpoint import save_model
 from kd3d.detectors.model import CenterPoint
 from kd3d.spec import to_json
@@ -28,6 +30,7 @@ from kd3d.training.schedule import adamw, grouped, one_cycle
 from kd3d.training.settings import TrainSettings
 from kd3d.training.state import TrainState, load_state, remove_leftovers, save_state
 from kd3d.training.step import Stepper, StepReport
+from kd3d.training.unlabelled import Drawing, Period, Unlabelled, period_steps
 
 CHECKPOINT, METRICS, MODEL = "checkpoints/last.pt", "metrics.jsonl", "model"
 
@@ -59,7 +62,8 @@ class Session:
     ) -> None:
         self.source, self.settings, self.run = source, settings, run
         self.device = next(module.parameters()).device
-        self.steps = settings.total_steps(len(source.dataset))
+        self.steps = settings.total_steps(len(source.dataset), unlabelled=source.unlabelled_per_batch)
+        self.drawing: Drawing | None = getattr(objective, "drawing", None)
         self.until = self.steps if stop_at is None else min(stop_at, self.steps)
         if settings.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -138,12 +142,29 @@ class Session:
         return TrainUpdate(done, self.steps, report.loss, report.lr, pace.eta_s(done))
 
     def _stream(self) -> Generator[TrainBatch, None, None]:
+        unlabelled = self.source.unlabelled
+        if unlabelled is None or self.drawing is None:
+            yield from self._batches(self.source, self.state.step, self.until)
+            return
+        accumulate = self.settings.accumulate
+        length = period_steps(len(unlabelled.dataset), unlabelled.per_batch * accumulate)
+        while self.state.step < self.until:  # the next period is drawn when the last step of this one has been taken
+            number, into = divmod(self.state.step, length)
+            if into == 0:
+                self.drawing.renew()
+            first = number * length
+            period = Period(number, first * accumulate, length * accumulate, self.drawing.probabilities())
+            source = replace(self.source, unlabelled=replace(unlabelled, period=period))
+            yield from self._batches(source, self.state.step, min(first + length, self.until))
+
+    def _batches(self, source: FrameSource, start: int, end: int) -> Generator[TrainBatch, None, None]:
+        """Those of the steps from ``start`` up to ``end``."""
         accumulate = self.settings.accumulate
         return batches(
-            self.source,
+            source,
             batch_size=self.settings.batch_size,
-            start=self.state.step * accumulate,
-            count=(self.until - self.state.step) * accumulate,
+            start=start * accumulate,
+            count=(end - start) * accumulate,
             workers=self.settings.workers,
             pin=self.device.type == "cuda",
         )
@@ -152,11 +173,15 @@ class Session:
         done = self.state.step
         return done == self.steps or (every > 0 and done % every == 0)
 
+    @property
+    def _labelled_per_step(self) -> int:
+        return (self.settings.batch_size - self.source.unlabelled_per_batch) * self.settings.accumulate
+
     def _line(self, report: StepReport) -> dict[str, Any]:
         done = self.state.step
         return {
             "step": done,
-            "epoch": done * self.settings.frames_per_step / len(self.source.dataset),
+            "epoch": done * self._labelled_per_step / len(self.source.dataset),
             "loss": report.loss,
             "terms": report.terms,
             "lr": report.lr,
@@ -192,7 +217,6 @@ def _learning(module: nn.Module, adapters: nn.Module | None, settings: TrainSett
 
 def _identity(source: FrameSource, objective: Objective, settings: TrainSettings, precision: str) -> dict[str, Any]:
     """What decides the result of a run, as JSON values; compared when it is resumed."""
-    tokens = "\n".join(source.dataset.tokens)
     describe = getattr(objective, "identity", None)
     return {
         "settings": {**settings.identity(), "precision": precision},
@@ -200,7 +224,19 @@ def _identity(source: FrameSource, objective: Objective, settings: TrainSettings
         "teacher": None if source.teacher_spec is None else to_json(source.teacher_spec),
         "augmentation": None if source.augmentation is None else to_json(source.augmentation),
         "paste": source.database is not None,
-        "data": {"frames": len(source.dataset), "tokens": hashlib.sha256(tokens.encode()).hexdigest()[:16]},
+        "data": _frames(source.dataset),
+        **_unlabelled(source.unlabelled),
         **({} if source.draws is None else {"draws": source.draws.count}),
         "objective": describe() if describe is not None else type(objective).__name__,
     }
+
+
+def _unlabelled(unlabelled: Unlabelled | None) -> dict[str, Any]:
+    if unlabelled is None:
+        return {}
+    return {"unlabelled": {**_frames(unlabelled.dataset), "per_batch": unlabelled.per_batch}}
+
+
+def _frames(dataset: SampleDataset) -> dict[str, Any]:
+    tokens = "\n".join(dataset.tokens)
+    return {"frames": len(dataset), "tokens": hashlib.sha256(tokens.encode()).hexdigest()[:16]}

@@ -91,11 +91,17 @@ class TrainSettings:
         """Frames that one optimiser step sees."""
         return self.batch_size * self.accumulate
 
-    def total_steps(self, frames: int) -> int:
-        """Optimiser steps of the whole run on a data set of ``frames`` frames."""
+    def total_steps(self, frames: int, *, unlabelled: int = 0) -> int:
+        """Optimiser steps of the whole run on a data set of ``frames`` frames with labels.
+
+        Args:
+            frames: that epochs are counted over.
+            unlabelled: other frames in a batch.
+        """
         if self.steps is not None:
             return self.steps
-        return max(1, math.ceil((self.epochs or 0.0) * frames / self.frames_per_step - 1e-9))
+        per_step = (self.batch_size - unlabelled) * self.accumulate
+        return max(1, math.ceil((self.epochs or 0.0) * frames / per_step - 1e-9))
 
     def identity(self) -> dict[str, object]:
         """The settings that decide the result; a resumed run must repeat them."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd3d.compress.distill.masks import FLOOR
+from kd3d.compress.distill.proposals import Proposals, proposals
 from kd3d.compress.distill.resample import same_cells
 from kd3d.detectors.model import BevTap, DetectorOutput
 from kd3d.errors import UsageError
@@ -97,6 +98,15 @@ class SignalContext:
     def teacher_heatmap(self) -> Tensor:
         """``[B, C, Ht, Wt]`` fp32 probabilities of the teacher on its own grid."""
         return class_heatmap(self.teacher.heads, self.teacher_spec, self.classes).detach()
+
+    @cached_property
+    def proposals(self) -> Proposals:
+        """The teacher's objects, with the confidence in them and in their boxes."""
+        return proposals(self)
+
+    def teacher_codes(self, name: str) -> Tensor:
+        """``[B, 8, Ht, Wt]`` box codes of class ``name``, without velocity and gradient."""
+        return regression_maps(self.teacher.heads, self.teacher_spec, name, velocity=False).detach()
 
     @cached_property
     def class_targets(self) -> tuple[BatchTargets, ...]:

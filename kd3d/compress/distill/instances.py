@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kd3d.compress.distill.context import CLAMP, SignalContext, regression_maps
-from kd3d.compress.distill.labelfree import LOWEST, LabelFree, peaks
+from kd3d.compress.distill.context import CLAMP, SignalContext
+from kd3d.compress.distill.labelfree import LabelFree
+from kd3d.compress.distill.proposals import LOWEST, check_localisation, teacher_boxes
 from kd3d.compress.distill.resample import inside, pool_and_resample, resample
 from kd3d.compress.distill.signals import SOFT_FLOOR, divergence, standardised
 from kd3d.compress.distill.taps import TapSignal
 from kd3d.errors import UsageError
 from kd3d.geometry.grid import BevGrid
-from kd3d.training.losses import gather_cells
 from kd3d.training.objective import Term
 
 
@@ -85,12 +85,18 @@ class RegionFeatures(TapSignal):
     Args:
         eta, zeta: see above.
         pfi: the most that disagreement adds; 0 leaves it out.
+        localisation: exponent of the agreement of boxes in the confidence ``k``; 0 takes the score alone.
     """
 
     eta: float = 0.5
     zeta: float = 0.1
     pfi: float = 3.0
+    localisation: float = 0.5
     label: ClassVar[str] = "region"
+    label_free: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_localisation(self.localisation)
 
     def __call__(self, context: SignalContext) -> Term:
         """See ``Signal``."""
@@ -103,16 +109,13 @@ class RegionFeatures(TapSignal):
 
     def region(self, context: SignalContext, theirs: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor]:
         """``M [B, ny, nx]`` over ``grid``, without gradient, and the number of frames in which it is not 0."""
-        have = context.teacher_spec.output_grid
-        known = inside(have, grid, theirs.device).to(theirs.dtype)
-        rich = (context.teacher_heatmap.amax(1, keepdim=True) - CLAMP).clamp(min=0)
-        rich = pool_and_resample(rich, have, grid, pool="max")[:, 0] * known
-        objects = _footprints(context, grid) * known
+        known = inside(context.teacher_spec.output_grid, grid, theirs.device).to(theirs.dtype)
+        objects = footprints(context, grid, self.localisation) * known
         energy = theirs.square().sum(1) * (objects < 1e-3 * objects.amax((1, 2), keepdim=True).clamp(min=1e-9)) * known
         strongest = energy >= energy.flatten(1).quantile(0.99, 1)[:, None, None].clamp(min=1e-12)
-        mask = objects + self.eta * _unit(rich) + self.zeta * _unit(strongest.to(theirs.dtype))
-        sees = (rich.sum((1, 2)) > 1e-3).to(theirs.dtype)
-        return _unit(mask) * sees[:, None, None], sees.sum()
+        rich, sees = richness(context, grid)
+        mask = objects + self.eta * unit(rich) + self.zeta * unit(strongest.to(theirs.dtype))
+        return unit(mask) * sees[:, None, None], sees.sum()
 
     def _disagreement(self, context: SignalContext, grid: BevGrid) -> Tensor:
         ours, theirs = (
@@ -126,30 +129,36 @@ class RegionFeatures(TapSignal):
         return (apart / apart.mean((1, 2), keepdim=True).clamp(min=1e-12)).clamp(max=self.pfi)
 
 
-def _unit(maps: Tensor) -> Tensor:
+def unit(maps: Tensor) -> Tensor:
     """Each frame with the sum 1, or 0 where there is nothing."""
     return maps / maps.sum((1, 2), keepdim=True).clamp(min=1e-9)
 
 
-def _footprints(context: SignalContext, grid: BevGrid) -> Tensor:
+def richness(context: SignalContext, grid: BevGrid) -> tuple[Tensor, Tensor]:
+    """``[B, ny, nx]`` the teacher's best class over ``grid``, and ``[B]`` 1 for frames in which it sees anything."""
+    have = context.teacher_spec.output_grid
+    rich = (context.teacher_heatmap.amax(1, keepdim=True) - CLAMP).clamp(min=0)
+    rich = pool_and_resample(rich, have, grid, pool="max")[:, 0] * inside(have, grid, rich.device)
+    return rich, (rich.sum((1, 2)) > 1e-3).to(rich.dtype)
+
+
+def footprints(context: SignalContext, grid: BevGrid, localisation: float) -> Tensor:
     """``sum_n k_n G_n / sum G_n``: ``G_n`` a Gaussian of a quarter of length and width, at least half a cell."""
-    confidence, kind, cell = peaks(context.teacher_heatmap)
+    found = context.proposals
+    confidence = found.confidence(localisation)
     total = context.teacher_heatmap.new_zeros(len(context.teacher_heatmap), grid.ny, grid.nx)
     have = context.teacher_spec.output_grid
     x = grid.x_min_m + (torch.arange(grid.nx, device=total.device) + 0.5) * grid.cell_m
     y = grid.y_min_m + (torch.arange(grid.ny, device=total.device) + 0.5) * grid.cell_m
     for index, name in enumerate(context.classes):
-        mine = (kind == index) & (confidence >= LOWEST)
-        maps = regression_maps(context.teacher.heads, context.teacher_spec, name, velocity=False).detach()
-        codes, place = gather_cells(maps, cell[mine]), cell[mine] % (have.nx * have.ny)
-        dx = x[None] - (have.x_min_m + (place % have.nx + codes[:, 0]) * have.cell_m)[:, None]
-        dy = y[None] - (have.y_min_m + (place // have.nx + codes[:, 1]) * have.cell_m)[:, None]
-        length, width = (codes[:, 3:5].clamp(max=5).exp() / 4).clamp(min=grid.cell_m / 2).T
-        angle = torch.atan2(codes[:, 6], codes[:, 7])
-        cosine, sine = (part[:, None, None] for part in (angle.cos(), angle.sin()))
+        mine = (found.kind == index) & (confidence >= LOWEST)
+        box = teacher_boxes(context, name, found.cell[mine])
+        dx, dy = x[None] - box[:, :1], y[None] - box[:, 1:2]
+        length, width = (box[:, 2:4] / 4).clamp(min=grid.cell_m / 2).T
+        cosine, sine = (part[:, None, None] for part in (box[:, 4].cos(), box[:, 4].sin()))
         along = dx[:, None] * cosine + dy[:, :, None] * sine
         across = dy[:, :, None] * cosine - dx[:, None] * sine
-        found = torch.exp(-0.5 * ((along / length[:, None, None]) ** 2 + (across / width[:, None, None]) ** 2))
-        frame = torch.div(cell[mine], have.nx * have.ny, rounding_mode="floor")
-        total.index_add_(0, frame, _unit(found) * confidence[mine][:, None, None])
+        bell = torch.exp(-0.5 * ((along / length[:, None, None]) ** 2 + (across / width[:, None, None]) ** 2))
+        frame = torch.div(found.cell[mine], have.nx * have.ny, rounding_mode="floor")
+        total.index_add_(0, frame, unit(bell) * confidence[mine][:, None, None])
     return total

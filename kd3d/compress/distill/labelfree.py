@@ -8,22 +8,23 @@ Our own design [D] after the abstracts of two works whose bodies were not read (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kd3d.compress.distill.context import SignalContext, check_cells, regression_maps
+from kd3d.compress.distill.context import CLAMP, SignalContext, check_cells, regression_maps
+from kd3d.compress.distill.proposals import LOWEST, MOST, READ, check_localisation, is_peak, peaks, teacher_boxes
 from kd3d.compress.distill.reads import HeadSignal, Reads
 from kd3d.compress.distill.resample import inside, pool_and_resample, same_cells
 from kd3d.compress.distill.signals import divergence
 from kd3d.errors import UsageError
+from kd3d.runtime.targets import MIN_OVERLAP, MIN_RADIUS, draw_gaussian, gaussian_radius
 from kd3d.spec import DetectorSpec
 from kd3d.training.losses import gather_cells
 from kd3d.training.objective import Term
-
-LOWEST = 0.1  # peaks below this are no objects
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class LabelFree(HeadSignal):
     """Base: joins any two models of one frame, needs no adapter and never looks at a label."""
 
     weight: float = 1.0
+    label_free: ClassVar[bool] = True
 
     @property
     def reads(self) -> Reads:
@@ -42,7 +44,8 @@ class LabelFree(HeadSignal):
 class SoftHeatmap(LabelFree):
     """``sum W (BCE(p_s, Y) - H(Y)) / max(1, sum of the confidences of the teacher's objects)``.
 
-    ``Y`` is the teacher's heatmap on the student's grid, its peaks kept (max pooling). ``adaptive`` weights:
+    ``Y`` is the teacher's heatmap on the student's grid, its peaks kept (max pooling); or, rendered, the Gaussians of
+    the teacher's objects as a label's target is drawn, each as high as the confidence in it. ``adaptive`` weights:
     ``W = (1 - exp(-(KL(Y|p_s) + beta H(Y))))^gamma * max(Y, p_s)^mu``, without gradient: cells hard for the teacher (H)
     or hard to imitate (KL), and not empty. ``dense`` is 1, ``confidence`` the teacher's best class (FRS). The
     entropy that is taken off makes equal outputs cost nothing and changes no gradient. The sum of confidences is over
@@ -54,6 +57,8 @@ class SoftHeatmap(LabelFree):
             least 0.3: nothing else tells the student that an empty cell is empty.
         gamma, beta, mu: of the adaptive weights; ``mu`` 0 and ``beta`` 1 are ADL's weights.
         detach: ``False`` lets the gradient flow through the adaptive weights, as ADL's release does.
+        soft: ``copy`` or ``render``.
+        localisation: exponent of the agreement of boxes in the confidence of rendered objects; 0 takes the score alone.
     """
 
     weighting: Literal["adaptive", "dense", "confidence"] = "adaptive"
@@ -62,9 +67,14 @@ class SoftHeatmap(LabelFree):
     beta: float = 1.5
     mu: float = 1.0
     detach: bool = True
+    soft: Literal["copy", "render"] = "copy"
+    localisation: float = 0.5
     name: str = "kd.soft-heatmap"
 
     def __post_init__(self) -> None:
+        if self.soft not in ("copy", "render"):
+            raise UsageError(f"there are no soft labels {self.soft!r}. Use copy or render.")
+        check_localisation(self.localisation)
         if self.weighting not in ("adaptive", "dense", "confidence"):
             raise UsageError(f"there is no weighting {self.weighting!r}. Use adaptive, dense or confidence.")
         if not 0 <= self.background <= 1:
@@ -74,12 +84,27 @@ class SoftHeatmap(LabelFree):
         """See ``Signal``."""
         have, want = context.teacher_spec.output_grid, context.student_spec.output_grid
         student = context.student_heatmap
-        wanted = pool_and_resample(context.teacher_heatmap, have, want, pool="max")
-        entropy = _entropy(wanted)
+        if self.soft == "copy":
+            wanted, confidence = (
+                pool_and_resample(context.teacher_heatmap, have, want, pool="max"),
+                peaks(context.teacher_heatmap)[0],
+            )
+        else:
+            wanted, confidence = rendered(context, self.localisation)
+            wanted = wanted.clamp(CLAMP, 1 - CLAMP)
+        entropy = binary_entropy(wanted)
         apart = divergence(wanted, student)
         weight = self._weights(student, wanted, apart, entropy) * inside(have, want, student.device)
-        confidence, _, _ = peaks(context.teacher_heatmap)
         return Term(self.name, (weight * apart).sum(), confidence.sum(), self.weight)
+
+    @property
+    def reads(self) -> Reads:
+        """See ``Signal``."""
+        return Reads("everywhere") if self.soft == "copy" else Reads("cells", "cells")
+
+    def cells(self, context: SignalContext) -> Tensor:
+        """See ``Signal``."""
+        return context.teacher_heatmap.amax(1) >= READ
 
     def _weights(self, student: Tensor, wanted: Tensor, apart: Tensor, entropy: Tensor) -> Tensor:
         if self.weighting == "dense":
@@ -102,12 +127,22 @@ def adaptive_weight(apart: Tensor, entropy: Tensor, gamma: float, beta: float) -
 class SoftBoxes(LabelFree):
     """``sum_n k_n |code_s - enc(box_t)|_1 / sum_n k_n`` at the teacher's objects of confidence 0.3 and more.
 
+    The confidence ``k = score^(1 - a) q^a`` also asks whether the boxes around a peak agree (``proposals``).
+
     Boxes go by metric position to the student's grid, where offsets within the cell change; of two objects of a class
     in one cell the more confident stays. Between equal grids the codes of the teacher's own cell are compared.
+
+    Args:
+        threshold: least confidence.
+        localisation: the exponent ``a``; 0 takes the score alone.
     """
 
     threshold: float = 0.3
+    localisation: float = 0.5
     name: str = "kd.soft-boxes"
+
+    def __post_init__(self) -> None:
+        check_localisation(self.localisation)
 
     @property
     def reads(self) -> Reads:
@@ -115,13 +150,14 @@ class SoftBoxes(LabelFree):
         return Reads("cells", "cells")
 
     def cells(self, context: SignalContext) -> Tensor:
-        """See ``Signal``: all that could be an object, so that none becomes a peak because its neighbour is missing."""
-        return context.teacher_heatmap.amax(1) >= 0.9 * LOWEST
+        """See ``Signal``: all that could be an object or has a say in one."""
+        return context.teacher_heatmap.amax(1) >= READ
 
     def __call__(self, context: SignalContext) -> Term:
         """See ``Signal``."""
         velocity = context.student_spec.head.velocity and context.teacher_spec.head.velocity
-        confidence, kind, cell = peaks(context.teacher_heatmap)
+        found = context.proposals
+        confidence, kind, cell = found.confidence(self.localisation), found.kind, found.cell
         total = context.student.heads[0].center.float().sum() * 0
         mass = torch.zeros((), device=total.device)
         for index, name in enumerate(context.classes):
@@ -159,9 +195,11 @@ class ProposalRanking(LabelFree):
         student, teacher = context.student_heatmap, context.teacher_heatmap
         total, frames = student.sum() * 0, 0
         for ours, theirs in zip(student, teacher, strict=True):
-            chosen = _is_peak(theirs[None])[0] & (theirs >= LOWEST)
+            chosen = is_peak(theirs[None])[0] & (theirs >= LOWEST)
+            if theirs.numel() > MOST:
+                chosen &= theirs >= (theirs * chosen).flatten().topk(MOST).values[-1]
             near = functional.max_pool2d(chosen.float()[None], 3, stride=1, padding=1)[0] > 0
-            false = (ours.detach() * _is_peak(ours.detach()[None])[0] * ~near).flatten()
+            false = (ours.detach() * is_peak(ours.detach()[None])[0] * ~near).flatten()
             best = false.topk(min(self.student_peaks, len(false)))
             listed = torch.cat([chosen.flatten().nonzero()[:, 0], best.indices[best.values >= LOWEST]])
             if len(listed) < 2:
@@ -173,21 +211,31 @@ class ProposalRanking(LabelFree):
         return Term(self.name, total, torch.tensor(float(frames), device=total.device), self.weight)
 
 
-def peaks(heatmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Objects of a heatmap ``[B, C, H, W]``: confidence, class, cell ``(frame * H + row) * W + column``.
+def rendered(context: SignalContext, localisation: float) -> tuple[Tensor, Tensor]:
+    """Soft labels ``[B, C, Hs, Ws]`` on the student's grid, and the confidences of the objects in them.
 
-    Local maxima of 3 x 3 cells of at least 0.1. Confidence is the classification score: models here predict no IoU.
+    Each of the teacher's objects is a Gaussian as ``kd3d.runtime.targets`` draws it for a label, times its confidence:
+    with confidence 1 they are the targets of the teacher's boxes, bit for bit.
     """
-    frame, kind, row, column = (_is_peak(heatmap) & (heatmap >= LOWEST)).nonzero(as_tuple=True)
-    rows, columns = heatmap.shape[2:]
-    return heatmap[frame, kind, row, column], kind, (frame * rows + row) * columns + column
+    grid, found = context.student_spec.output_grid, context.proposals
+    confidence = found.confidence(localisation)
+    maps = np.zeros((len(context.teacher_heatmap), len(context.classes), grid.ny, grid.nx), np.float32)
+    cells = context.teacher_spec.output_grid.nx * context.teacher_spec.output_grid.ny
+    for index, name in enumerate(context.classes):
+        mine = ((found.kind == index) & (confidence >= LOWEST)).nonzero()[:, 0]
+        box = teacher_boxes(context, name, found.cell[mine]).double().cpu().numpy()
+        column, row = (np.floor((box[:, i] - low) / grid.cell_m) for i, low in enumerate((grid.x_min_m, grid.y_min_m)))
+        size = box[:, 2:4] / grid.cell_m
+        radius = np.maximum(gaussian_radius(size[:, 0], size[:, 1], MIN_OVERLAP).astype(np.int64), MIN_RADIUS)
+        frame, sure = (found.cell[mine] // cells).tolist(), confidence[mine].tolist()
+        for place in np.flatnonzero((column >= 0) & (column < grid.nx) & (row >= 0) & (row < grid.ny)):
+            where = int(row[place]), int(column[place])
+            draw_gaussian(maps[frame[place], index], *where, int(radius[place]), peak=sure[place])
+    return torch.from_numpy(maps).to(confidence.device), confidence[confidence >= LOWEST]
 
 
-def _is_peak(heatmap: Tensor) -> Tensor:
-    return heatmap == functional.max_pool2d(heatmap, 3, stride=1, padding=1)
-
-
-def _entropy(p: Tensor) -> Tensor:
+def binary_entropy(p: Tensor) -> Tensor:
+    """Of probabilities strictly between 0 and 1, in nats."""
     return -(p * p.log() + (1 - p) * (1 - p).log())
 
 

@@ -12,9 +12,11 @@ from torch import nn
 from kd3d.compress.distill.blending import GradientBlend
 from kd3d.compress.distill.coefs import BlendSettings
 from kd3d.compress.distill.context import SignalContext, common_classes
+from kd3d.compress.distill.frame_weights import READS, FrameSettings, FrameWeights, read_cells
 from kd3d.compress.distill.label_kd import LabelKD
 from kd3d.compress.distill.reads import joined
 from kd3d.compress.distill.record import Layout, Record, RecordedBatch, records_of
+from kd3d.compress.distill.semi import frames_of, joined_cells, parts_of, taught_terms, term_names
 from kd3d.compress.distill.signals import Signal
 from kd3d.compress.distill.teacher import FrozenTeacher, TeacherSettings
 from kd3d.detectors.model import CenterPoint, DetectorOutput
@@ -45,6 +47,28 @@ def _same_voxels(student: DetectorSpec, teacher: DetectorSpec) -> bool:
     return sizes[0] == sizes[1]
 
 
+@dataclass(frozen=True)
+class Semi:
+    """What the objective must know of a training with frames that have no labels.
+
+    Args:
+        unlabelled: how many there are.
+        balance: their weight beside that of the labelled frames.
+        passes: forward passes of the whole training; 0 if unknown.
+    """
+
+    unlabelled: int = 0
+    balance: float = 1.0
+    passes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.balance < float("inf"):
+            raise UsageError(f"the weight of frames without labels must be above 0, not {self.balance:g}.")
+
+
+_LABELLED = Semi()
+
+
 @dataclass
 class Answers:
     """Frames that the teacher was asked about, and frames whose answer was recorded."""
@@ -68,6 +92,8 @@ class DistillationObjective:
         running: how the teacher is run.
         blend: joins the gradients of labels and teacher instead of the signals' weights; ``None`` adds them up.
         supervised: ``False`` leaves the detection losses out and never looks at a label.
+        frames: weighs frames by how hard they are; ``None`` weighs them alike.
+        semi: about the frames without labels, on which the teacher alone teaches.
 
     Raises:
         UsageError: the models have no class in common, or a signal cannot join them.
@@ -84,6 +110,8 @@ class DistillationObjective:
         running: TeacherSettings | None = None,
         blend: BlendSettings | None = None,
         supervised: bool = True,
+        frames: FrameSettings | None = None,
+        semi: Semi = _LABELLED,
     ) -> None:
         names = [signal.name for signal in signals]
         if len(set(names)) != len(names):
@@ -98,7 +126,9 @@ class DistillationObjective:
         self.label_kd = label_kd
         self.weights = weights or default_weights(student_spec)
         self.running = running or TeacherSettings()
-        self.reads = joined(signal.reads for signal in signals)
+        self.semi = semi
+        taught = term_names(signals, unlabelled=semi.unlabelled > 0)
+        self.reads = joined([*(signal.reads for signal in signals), *([READS] if frames is not None else [])])
         self.answers = Answers()
         self._teacher = FrozenTeacher(teacher, self.running)
         self._modules = {
@@ -108,9 +138,13 @@ class DistillationObjective:
         }
         self.adapters = nn.ModuleList(self._modules.values())
         self.supervised = supervised
-        self.blend = None if blend is None else GradientBlend(blend, names)
+        self.blend = None if blend is None else GradientBlend(blend, taught)
         if self.blend is not None:
             self.adapters.append(self.blend.state)
+        self.frames = None
+        if frames is not None:
+            self.frames = FrameWeights(frames, unlabelled=semi.unlabelled, passes=semi.passes)
+            self.adapters.append(self.frames)
         if not supervised and (label_kd is not None or not names):
             raise UsageError(
                 "without labels a student needs distillation signals and no label distillation, which adds to labels."
@@ -119,7 +153,17 @@ class DistillationObjective:
     @property
     def taught(self) -> tuple[str, ...]:
         """Names of the terms that come from the teacher."""
-        return tuple(signal.name for signal in self.signals)
+        return tuple(term_names(self.signals, unlabelled=self.semi.unlabelled > 0))
+
+    @property
+    def unlabelled(self) -> int:
+        """Frames without labels that it can teach on."""
+        return self.semi.unlabelled
+
+    @property
+    def drawing(self) -> FrameWeights | None:
+        """Says how often each frame without labels is drawn; ``None`` leaves that to chance."""
+        return self.frames if self.semi.unlabelled else None
 
     @property
     def teacher_spec(self) -> DetectorSpec:
@@ -138,11 +182,15 @@ class DistillationObjective:
         teacher = self.answer(batch, device)
         terms: list[Term] = []
         if self.supervised:
-            targets = self._targets(batch, teacher)
-            terms = detection_terms(output.heads, [target.to(device) for target in targets], self.weights)
+            labelled = slice(0, batch.labelled)
+            targets = self._targets(batch, frames_of(teacher, labelled))
+            heads = frames_of(output, labelled).heads
+            terms = detection_terms(heads, [target.to(device) for target in targets], self.weights)
         adapters = {name: adapter.to(device) for name, adapter in self._modules.items()}
         context = SignalContext(output, teacher, self.student_spec, self.teacher_spec, batch.boxes, adapters)
-        return [*terms, *(signal(context) for signal in self.signals)]
+        parts = parts_of(len(batch.tokens), batch.labelled, self.semi.balance)
+        taught = taught_terms(self.signals, context, parts, weights=self.frames, unlabelled=batch.unlabelled)
+        return [*terms, *taught]
 
     def identity(self) -> dict[str, Any]:
         """Settings that a resumed run must repeat."""
@@ -156,6 +204,8 @@ class DistillationObjective:
             **({} if self.running.precision == "auto" else {"teacher_precision": self.running.precision}),
             **({} if self.blend is None else {"blend": self.blend.identity()}),
             **({} if self.supervised else {"supervised": False}),
+            **({} if self.frames is None else {"frames": repr(self.frames.settings)}),
+            **({} if not self.semi.unlabelled else {"balance": self.semi.balance}),
         }
 
     @property
@@ -168,11 +218,10 @@ class DistillationObjective:
         with torch.no_grad():
             output = self._teach(batch, device)
             context = SignalContext(output, output, self.student_spec, self.teacher_spec, batch.boxes)
-            cells = torch.zeros_like(context.teacher_heatmap[:, 0], dtype=torch.bool)
-            for signal in self.signals:
-                cells |= signal.cells(context)
+            more = None if self.frames is None else read_cells
+            cells = joined_cells(context, self.signals, batch.labelled, more)
             empty = Boxes3D.empty()
-            boxes = [empty] * len(batch.boxes) if self.label_kd is None else self._found(output)
+            boxes = [empty] * len(batch.tokens) if self.label_kd is None else self._found(output)
             return records_of(output, cells, boxes, self.layout)
 
     def answer(self, batch: TrainBatch, device: torch.device) -> DetectorOutput:
@@ -196,7 +245,7 @@ class DistillationObjective:
         recorded = batch.recorded
         labels = self.label_kd.joined(
             batch.boxes,
-            recorded.boxes if isinstance(recorded, RecordedBatch) else self._found(teacher),
+            recorded.boxes[: batch.labelled] if isinstance(recorded, RecordedBatch) else self._found(teacher),
             teacher_spec=self.teacher_spec,
             student_spec=self.student_spec,
         )

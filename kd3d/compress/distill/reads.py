@@ -81,3 +81,9 @@ def marked(cell: Tensor, context: SignalContext) -> Tensor:
     mask = torch.zeros(frames * rows * columns, dtype=torch.bool, device=cell.device)
     mask[cell] = True
     return mask.view(frames, rows, columns)
+
+
+def label_free(signal: object) -> bool:
+    """Whether a signal never looks at a label: it says so itself, or its mask does."""
+    own: bool | None = getattr(signal, "label_free", None)
+    return bool(getattr(getattr(signal, "mask", None), "label_free", False) if own is None else own)

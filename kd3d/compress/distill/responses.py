@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class PillarResponses(HeadSignal):
     """
 
     weight: float = 1.0
+    label_free: ClassVar[bool] = True
     name: str = "kd.pillars"
 
     @property

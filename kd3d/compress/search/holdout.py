@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
-from typing import Any
 
 from kd3d.compress.data import CompressData
-from kd3d.datasets.base import Kind, SampleDataset
-from kd3d.datasets.kitti import KittiDataset
-from kd3d.datasets.nuscenes import NuScenesDataset
-from kd3d.datasets.sample import Sample
-from kd3d.datasets.waymo import WaymoDataset
+from kd3d.datasets.base import SampleDataset
+from kd3d.datasets.parts import part
 from kd3d.errors import DataError
 
 SHARE = 0.2  # of the training scenes
@@ -60,17 +55,6 @@ def hold_out(data: CompressData, share: float = SHARE) -> Holdout:
     return Holdout(replace(data, train=part(data.train, kept), val=part(data.train, held)), note)
 
 
-def part(dataset: SampleDataset, indices: list[int]) -> SampleDataset:
-    """The frames ``indices`` of ``dataset``, in that order, as a data set of the same kind."""
-    if not isinstance(dataset, (NuScenesDataset, KittiDataset, WaymoDataset)):
-        return _Frames(dataset, indices)
-    view: Any = copy.copy(dataset)
-    view.tokens = [dataset.tokens[index] for index in indices]
-    if isinstance(dataset, (NuScenesDataset, WaymoDataset)):
-        view.records = [dataset.records[index] for index in indices]
-    return view  # type: ignore[no-any-return]
-
-
 def _scenes(dataset: SampleDataset) -> list[list[int]]:
     """Frames by scene, each scene where its first frame stands: a scene is a chain of previous frames."""
     records = {record.token: record for record in getattr(dataset, "records", [])}
@@ -89,19 +73,3 @@ def _scenes(dataset: SampleDataset) -> list[list[int]]:
     for index, token in enumerate(dataset.tokens if records else []):
         scenes.setdefault(beginning(token), []).append(index)
     return list(scenes.values())
-
-
-class _Frames:
-    """Some frames of a data set of another kind."""
-
-    def __init__(self, dataset: SampleDataset, indices: list[int]) -> None:
-        self._dataset, self._indices = dataset, indices
-        self.kind: Kind = dataset.kind
-        self.split, self.classes = dataset.split, dataset.classes
-        self.tokens = [dataset.tokens[index] for index in indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._dataset[self._indices[index]]

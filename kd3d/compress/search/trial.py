@@ -100,7 +100,6 @@ class TrialRunner:
             objective=objective,
             augmentation=self.data.augmentation,
             database=self.data.database,
-            teacher_spec=objective.teacher_input,
             stop_at=steps,
             progress=progress,
         )

@@ -54,6 +54,8 @@ def test_a_copy_of_a_recipe_can_be_edited(tmp_path):
     [
         ("{", "cannot be read as a recipe"),
         ("[]", 'must be a JSON object with "format": 1'),
+        ('{"format": 1, "frames": {"gama": 1}}', "frames has no field gama; it has beta, decay, eta, gamma"),
+        ('{"format": 1, "frames": {"mix": 2}}', "mix of the frame weights must be in 0..1, not 2"),
         ('{"format": 2}', 'must be a JSON object with "format": 1'),
         ('{"format": 1, "logit": 7}', "a recipe has no field logit; it has blend, boxes"),
         ('{"format": 1, "signals": {}}', "signals must be a list of objects, not {}"),

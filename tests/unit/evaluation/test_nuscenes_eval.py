@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kd3d.compress.search.holdout import part
 from kd3d.datasets.nuscenes import NuScenesDataset
 from kd3d.datasets.nuscenes_tables import CLASSES
+from kd3d.datasets.parts import part
 from kd3d.errors import DataError, OutputError, UsageError
 from kd3d.evaluation.evaluate import evaluate
 from kd3d.evaluation.nuscenes_eval import evaluate_results

@@ -16,9 +16,10 @@ from kd3d.compress.distill.baselines import Affinity, AttentionTransfer, Feature
 from kd3d.compress.distill.context import SignalContext, regression_maps
 from kd3d.compress.distill.features import cross_scale
 from kd3d.compress.distill.instances import InstanceLogits, RegionFeatures
-from kd3d.compress.distill.labelfree import ProposalRanking, SoftBoxes, SoftHeatmap, adaptive_weight, peaks
+from kd3d.compress.distill.labelfree import ProposalRanking, SoftBoxes, SoftHeatmap, adaptive_weight
 from kd3d.compress.distill.masks import Foreground, Richness
 from kd3d.compress.distill.points import nine_points, roi_grid, sample_points
+from kd3d.compress.distill.proposals import peaks
 from kd3d.compress.distill.registry import made
 from kd3d.compress.distill.responses import PillarResponses, PivotalBoxes
 from kd3d.compress.distill.signals import CenterRegression, divergence

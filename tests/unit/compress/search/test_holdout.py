@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd3d.compress.data import CompressData
-from kd3d.compress.search.holdout import hold_out, part
+from kd3d.compress.search.holdout import hold_out
 from kd3d.datasets.augment import Augmentation
 from kd3d.datasets.kitti import KittiDataset
 from kd3d.datasets.nuscenes import NuScenesDataset
+from kd3d.datasets.parts import part
 from kd3d.errors import DataError
 
 MINI_TRAIN = ("scene-0061", "scene-0553", "scene-0655", "scene-0757", "scene-0796")
