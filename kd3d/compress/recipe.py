@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from kd3d.compress.distill.frame_weights import FrameSettings
 from kd3d.compress.distill.label_kd import LabelKD
 from kd3d.compress.distill.masks import Confident, Mask, TopRank
 from kd3d.compress.distill.objective import DistillationObjective, Semi
+from kd3d.compress.distill.pairing import check_pair
 from kd3d.compress.distill.registry import check_entry, made, mask_named
 from kd3d.compress.distill.resample import same_cells
 from kd3d.compress.distill.signals import CenterRegression, PivotalLogits, Signal
@@ -69,17 +71,20 @@ class Recipe:
         """The losses for a pair of models.
 
         Raises:
-            UsageError: features are asked for, and no maps of the models are of similar scale.
+            UsageError: the models cannot be joined; names every reason and every other difference.
         """
-        found: list[Signal] = []
+        found, refused = list[Signal](), list[str]()
         if self.logits:
             found.append(PivotalLogits(self.logits, self._mask()))
         if self.boxes and same_cells(student.output_grid, teacher.output_grid):
             found.append(CenterRegression(self.boxes))
         if self.features:
-            found += cross_scale(student, teacher, weight=self.features, kinds=self.taps)
+            with _collected(refused):
+                found += cross_scale(student, teacher, weight=self.features, kinds=self.taps)
         for entry in self.more or ():
-            found += made(entry, student, teacher)
+            with _collected(refused):
+                found += made(entry, student, teacher)
+        check_pair(student, teacher, refused)
         return tuple(found)
 
     def objective(
@@ -122,3 +127,12 @@ class Recipe:
         if self.mask == "confidence":
             return Confident(self.confidence)
         return TopRank(self.rank) if self.mask == "rank" else mask_named(self.mask)
+
+
+@contextmanager
+def _collected(refused: list[str]) -> Iterator[None]:
+    """Note what a signal objects to, so that all objections are told at once."""
+    try:
+        yield
+    except UsageError as error:
+        refused.append(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import nn
 
 from kd3d.compress.distill.blending import GradientBlend
 from kd3d.compress.distill.coefs import BlendSettings
-from kd3d.compress.distill.context import SignalContext, common_classes
+from kd3d.compress.distill.context import SignalContext
 from kd3d.compress.distill.frame_weights import READS, FrameSettings, FrameWeights, read_cells
 from kd3d.compress.distill.label_kd import LabelKD
+from kd3d.compress.distill.pairing import check_pair
 from kd3d.compress.distill.reads import joined
 from kd3d.compress.distill.record import Layout, Record, RecordedBatch, records_of
 from kd3d.compress.distill.semi import frames_of, joined_cells, parts_of, taught_terms, term_names
@@ -45,6 +47,20 @@ def _same_voxels(student: DetectorSpec, teacher: DetectorSpec) -> bool:
         return False
     sizes = [(one.height_m, one.z_paddings, one.max_points, one.max_voxels, one.tables) for one in (ours, theirs)]
     return sizes[0] == sizes[1]
+
+
+def _refusals(
+    signals: Sequence[Signal], label_kd: LabelKD | None, student: DetectorSpec, teacher: DetectorSpec
+) -> list[str]:
+    """What the signals, and label distillation, have against the pair."""
+    checks = [partial(signal.check, student, teacher) for signal in signals]
+    found = []
+    for check in (*checks, *([] if label_kd is None else [partial(label_kd.check, student)])):
+        try:
+            check()
+        except UsageError as error:
+            found.append(str(error))
+    return found
 
 
 @dataclass(frozen=True)
@@ -96,7 +112,7 @@ class DistillationObjective:
         semi: about the frames without labels, on which the teacher alone teaches.
 
     Raises:
-        UsageError: the models have no class in common, or a signal cannot join them.
+        UsageError: the models cannot be joined; names every reason and every other difference.
     """
 
     def __init__(
@@ -116,11 +132,7 @@ class DistillationObjective:
         names = [signal.name for signal in signals]
         if len(set(names)) != len(names):
             raise UsageError(f"two signals have the same name: {', '.join(names)}.")
-        common_classes(student_spec, teacher.spec)
-        for signal in signals:
-            signal.check(student_spec, teacher.spec)
-        if label_kd is not None:
-            label_kd.check(student_spec)
+        check_pair(student_spec, teacher.spec, _refusals(signals, label_kd, student_spec, teacher.spec))
         self.student_spec = student_spec
         self.signals = tuple(signals)
         self.label_kd = label_kd
