@@ -75,12 +75,15 @@ def test_of_equal_scores_45_degrees_are_taken_and_60_raise_the_share_of_the_angl
     assert with_limit(DistillSettings(TrainSettings(steps=1), Recipe(blend=SEARCH)), 30.0).recipe.blend.rho == 0.5
 
 
-def test_without_labels_there_is_no_direction_to_search(tmp_path):
+def test_without_labels_there_is_no_direction_to_search(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "training")
+    from training_frames import memory_dataset
+
     torch.manual_seed(0)
     teacher = Model(SPEC, build(SPEC).eval(), {})
     settings = DistillSettings(TrainSettings(steps=1), Recipe(label_threshold=None, supervised=False, blend=SEARCH))
     with pytest.raises(UsageError, match="no gradient of the task to turn from"):
-        distill(teacher, SPEC, None, settings=settings, run=tmp_path / "run")
+        distill(teacher, SPEC, CompressData(memory_dataset(1)), settings=settings, run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
