@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from kd3d.detectors.preset_kitti_anchor import kitti_pointpillars
+from kd3d.detectors.preset_kitti_anchor import kitti_pointpillars, kitti_second
 from kd3d.detectors.preset_nuscenes import nuscenes_pillar
 from kd3d.geometry.grid import BevGrid
 from kd3d.spec import AnchorHeadSpec, BevBackboneSpec, DetectorSpec, PillarEncoderSpec, VoxelEncoderSpec
@@ -33,11 +33,21 @@ def nuscenes_pillar_det3d() -> DetectorSpec:
 
 def kitti_pointpillars_mmdet3d() -> DetectorSpec:
     """mmdetection3d's PointPillars: Pedestrian, Cyclist, Car; anchors at cell centres; classes suppress themselves."""
-    base = kitti_pointpillars()
+    return _kitti_mmdet3d(kitti_pointpillars(), align_center=True)
+
+
+def kitti_second_mmdet3d() -> DetectorSpec:
+    """mmdetection3d's SECOND: Pedestrian, Cyclist, Car; anchors from edge to edge; classes suppress themselves."""
+    return _kitti_mmdet3d(kitti_second(""), align_center=False)
+
+
+def _kitti_mmdet3d(base: DetectorSpec, *, align_center: bool) -> DetectorSpec:
     head = base.head
     assert isinstance(head, AnchorHeadSpec)
     car, pedestrian, cyclist = head.anchors
-    ours = replace(head, anchors=(pedestrian, cyclist, car), direction_offset_rad=-math.pi / 2, align_center=True)
+    ours = replace(
+        head, anchors=(pedestrian, cyclist, car), direction_offset_rad=-math.pi / 2, align_center=align_center
+    )
     decode = replace(base.decode, top_k=100, nms_pre=_EVERY, nms_post=50, nms="rotate_by_class")
     return replace(base, name=f"{base.name}-mmdet3d", head=ours, decode=decode)
 

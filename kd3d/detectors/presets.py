@@ -7,6 +7,7 @@ from functools import partial
 
 from kd3d.detectors.preset_editions import (
     kitti_pointpillars_mmdet3d,
+    kitti_second_mmdet3d,
     nuscenes_pillar_det3d,
     nuscenes_pillar_mmdet3d,
     nuscenes_voxel,
@@ -44,6 +45,7 @@ PRESETS: dict[str, Callable[[], DetectorSpec]] = {
     "nuscenes-centerpoint-pillar-det3d": nuscenes_pillar_det3d,
     "kitti-pointpillars-mmdet3d": kitti_pointpillars_mmdet3d,
     "kitti-second": partial(kitti_second, ""),
+    "kitti-second-mmdet3d": kitti_second_mmdet3d,
     "kitti-second-a": partial(kitti_second, "-a", encoder=0.75, backbone=0.5),
     "kitti-second-b": partial(kitti_second, "-b", encoder=0.5, backbone=0.5),
     "world-centerpoint-pillar": world_teacher,
@@ -94,6 +96,7 @@ _LINES: dict[str, str] = {
     "nuscenes-centerpoint-pillar-det3d": "det3d's CenterPoint-Pillar for nuScenes, hard pillars, no top-K",
     "kitti-pointpillars-mmdet3d": "mmdetection3d's PointPillars for KITTI: Pedestrian, Cyclist, Car",
     "kitti-second": "OpenPCDet's SECOND for KITTI, anchor head, 0.05 x 0.05 x 0.1 m",
+    "kitti-second-mmdet3d": "mmdetection3d's SECOND for KITTI: Pedestrian, Cyclist, Car",
     "kitti-second-a": "SparseKD's SECOND(a) student: 3D backbone at 3/4 width, BEV backbone at half",
     "kitti-second-b": "SparseKD's SECOND(b) student: both backbones at half width",
     "world-centerpoint-pillar": "the teacher of the generated world, 0.4 m, ten classes in one task",

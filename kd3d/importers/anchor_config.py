@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kd3d.errors import CheckpointError
+from kd3d.importers.config_parts import kind_of
 from kd3d.importers.decodes import EVERY_CELL, EVERYWHERE_M
 from kd3d.importers.lookup import at, flag, number, numbers, text, whole, words
 from kd3d.spec import AnchorHeadSpec, AnchorSpec, DecodeSpec
@@ -79,7 +80,7 @@ def anchors_of_mmdet3d(head: Any, classes: tuple[str, ...] | None, source: str) 
         anchors=tuple(found),
         rotations_rad=numbers(at(generator, "rotations")) or (0.0, 1.57),
         direction_offset_rad=-math.pi / 2 if offset is None else offset,
-        align_center=text(at(generator, "type")).startswith("Aligned"),
+        align_center=kind_of(generator).startswith("Aligned"),
     )
 
 
@@ -87,7 +88,7 @@ def decode_of_mmdet3d(rule: Any) -> DecodeSpec | None:
     """``test_cfg`` of ``Anchor3DHead``."""
     threshold, score = number(at(rule, "nms_thr")), number(at(rule, "score_thr"))
     pre, most = whole(at(rule, "nms_pre")), whole(at(rule, "max_num"))
-    if threshold is None or score is None or not pre or not most or at(rule, "use_rotate_nms") is False:
+    if threshold is None or score is None or not pre or not most:
         return None
     return DecodeSpec(
         peak_kernel=1,

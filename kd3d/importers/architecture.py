@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,23 +69,26 @@ class Architecture:
     voxel: VoxelShape | None = None
 
 
-def read_architecture(tensors: Mapping[str, Tensor], facts: Facts, where: str) -> Architecture:
+def read_architecture(
+    tensors: Mapping[str, Tensor], facts: Facts, where: str, known: Sequence[str] = ()
+) -> Architecture:
     """Infer the architecture.
 
     Args:
         tensors: by kd3d's names, in the framework's layout.
         facts: ``convolution_for_stride_one`` and ``up_strides`` settle what square kernels leave open.
         where: for messages.
+        known: what does not fit already, to be reported together.
 
     Raises:
         CheckpointError: a part is missing altogether, or has tensors of the wrong rank.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    problems = _wrong_ranks(shapes)
+    problems = _wrong_ranks(shapes) + _far_indices(shapes)
     lacking = [part for part, start in _PARTS.items() if not any(re.match(start, name) for name in shapes)]
     problems += [f"it has no {part}" for part in lacking]
     if problems:
-        raise CheckpointError(f"{where}: not a whole detector: {'; '.join(problems)}.")
+        raise CheckpointError(f"{where}: not a whole detector: {'; '.join([*problems, *known])}. Nothing was written.")
     levels = _count(shapes, r"backbone\.levels\.(\d+)\.")
     layers = tuple(_count(shapes, rf"backbone\.levels\.{i}\.(\d+)\.") - 1 for i in range(levels))
     channels = tuple(_width(shapes, f"backbone.levels.{i}.0.conv.weight", 0) for i in range(levels))
@@ -99,6 +102,7 @@ _PARTS = {
     "up branches": r"backbone\.ups\.0\.conv\.weight$",
     "head": r"head\.(tasks\.0\.hm\.out|cls)\.weight$",
 }
+_MOST_LAYERS = 255
 _RANKS = {
     r"encoder\.layers\.\d+\.linear\.weight": 2,
     r"(backbone|head)\..*conv\.weight": 4,
@@ -116,6 +120,15 @@ def _wrong_ranks(shapes: Shapes) -> list[str]:
         if rank is not None and len(shape) != rank:
             found.append(f"{name} has shape {list(shape)}, but {rank} axes are expected")
     return found
+
+
+def _far_indices(shapes: Shapes) -> list[str]:
+    """A damaged name must not make a network of a million layers."""
+    return [
+        f"{name} has an index beyond {_MOST_LAYERS}"
+        for name in shapes
+        if any(len(index) > 4 or int(index) > _MOST_LAYERS for index in re.findall(r"\.(\d+)", name))
+    ]
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

@@ -77,6 +77,7 @@ def _refuse_unsupported(config: dict[str, Any], source: str) -> None:
         wrong.append("VFE.USE_NORM: False")
     if at(model, "DENSE_HEAD", "USE_MULTIHEAD") is True:
         wrong.append("DENSE_HEAD.USE_MULTIHEAD: True")
+    wrong += _suppression(model)
     for part, allowed in _KNOWN.items():
         name = text(at(model, part, "NAME"))
         if name and name not in allowed:
@@ -84,6 +85,21 @@ def _refuse_unsupported(config: dict[str, Any], source: str) -> None:
     wrong += [f"a {part}" for part in ("PFE", "ROI_HEAD", "POINT_HEAD") if isinstance(at(model, part), dict)]
     if wrong:
         raise CheckpointError(f"{source}: describes a network that kd3d does not have: {'; '.join(wrong)}.")
+
+
+def _suppression(model: Any) -> list[str]:
+    """Ways from maps to boxes that are not kd3d's."""
+    wrong = []
+    for path in (("POST_PROCESSING",), ("DENSE_HEAD", "POST_PROCESSING")):
+        rule, where = at(model, *path), ".".join(path)
+        if at(rule, "NMS_CONFIG", "MULTI_CLASSES_NMS") is True:
+            wrong.append(f"{where}.NMS_CONFIG.MULTI_CLASSES_NMS: True")
+        kind = at(rule, "NMS_CONFIG", "NMS_TYPE")
+        if kind is not None and kind != "nms_gpu":
+            wrong.append(f"{where}.NMS_CONFIG.NMS_TYPE: {kind}")
+        if at(rule, "USE_IOU_TO_RECTIFY_SCORE") is True:
+            wrong.append(f"{where}.USE_IOU_TO_RECTIFY_SCORE: True")
+    return wrong
 
 
 _KNOWN = {

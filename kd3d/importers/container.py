@@ -74,7 +74,7 @@ def read_checkpoint(path: Path, framework: Framework | None = None) -> ForeignCh
 
 
 def _state(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
-    for key in ("model_state", "state_dict"):
+    for key in ("model_state", "state_dict", "model_state_dict", "model"):
         inner = content.get(key)
         if isinstance(inner, dict) and not isinstance(inner, Inert):
             return inner

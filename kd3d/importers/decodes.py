@@ -17,15 +17,16 @@ def center_decode(framework: Framework, tasks: int, range_m: tuple[float, ...]) 
     Args:
         framework: whose.
         tasks: one task is Waymo's edition, several are nuScenes'.
-        range_m: of the detector; a single task's centres end 5 m beyond it.
+        range_m: of the detector; a single task's centres end at Waymo's 80 m, or where a longer range ends.
     """
     one = tasks == 1
     x0, y0, _, x1, y1, _ = range_m
+    waymo = (min(x0, -80.0), min(y0, -80.0), -10.0, max(x1, 80.0), max(y1, 80.0), 10.0)
     return DecodeSpec(
         peak_kernel=1,
         top_k=EVERY_CELL if framework == "det3d" else 500,
         score_threshold=0.1,
-        center_limit_m=(x0 - 5, y0 - 5, -10.0, x1 + 5, y1 + 5, 10.0) if one else NUSCENES_LIMIT_M,
+        center_limit_m=waymo if one else NUSCENES_LIMIT_M,
         nms="rotate",
         nms_threshold=((0.7 if one else 0.2),) * tasks,
         nms_pre=4096 if one else 1000,

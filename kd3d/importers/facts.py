@@ -80,6 +80,44 @@ def merged(parts: Sequence[Facts]) -> Facts:
     return found
 
 
+_COMPARED = (
+    ("range", "range_m", "--range"),
+    ("cell", "cell_m", "--cell"),
+    ("height of a voxel", "height_m", "--cell"),
+    ("classes", "classes", "--classes"),
+    ("point features", "features", "--features"),
+    ("encoder", "encoder", ""),
+)
+
+
+def contradictions(parts: Sequence[Facts], settled: Facts) -> list[str]:
+    """In what the sources disagree, one line each.
+
+    Args:
+        parts: configuration, preset, the file itself, in the order in which they count.
+        settled: what flags say, of which there is nothing to disagree about.
+    """
+    found = []
+    for what, field, option in _COMPARED:
+        told = [part for part in parts if getattr(part, field) is not None]
+        if getattr(settled, field) is not None:
+            continue
+        hint = f" ({option} settles it)" if option else ""
+        found += [
+            f"{what}: {told[0].source} says {_text(getattr(told[0], field))}; {part.source} says "
+            f"{_text(getattr(part, field))}{hint}"
+            for part in told[1:]
+            if getattr(part, field) != getattr(told[0], field)
+        ]
+    return found
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def facts_of_preset(spec: DetectorSpec) -> Facts:
     """What a preset says of its data and of its shape; widths and depths come from the tensors."""
     encoder, points, grid = spec.encoder, spec.points, spec.grid
@@ -107,9 +145,13 @@ def facts_of_preset(spec: DetectorSpec) -> Facts:
 
 
 def points_of(facts: Facts) -> PointSpec:
-    """The point side; everything but the columns has a default."""
+    """The point side; everything but the columns has a default.
+
+    Points with an elongation are Waymo's, of whose intensities all three frameworks take the tanh.
+    """
     assert facts.features is not None
-    intensity = facts.intensity if facts.intensity in ("unit", "tanh") else "raw"
+    usual = "tanh" if "elongation" in facts.features else "raw"
+    intensity = facts.intensity if facts.intensity in ("raw", "unit", "tanh") else usual
     return PointSpec(
         features=facts.features,
         sweeps=facts.sweeps or 0,

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from kd3d.detectors.blocks import HEAD_EPS
 from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model
-from kd3d.errors import CheckpointError, SpecError
-from kd3d.importers.architecture import read_architecture
+from kd3d.errors import CheckpointError, SpecError, UsageError
+from kd3d.importers.architecture import Architecture, read_architecture
 from kd3d.importers.assemble import Source, assemble, complete, mismatches
 from kd3d.importers.container import ForeignCheckpoint, Framework
 from kd3d.importers.conventions import Convention, convert
 from kd3d.importers.embedded import facts_of_file, old_boxes
-from kd3d.importers.facts import Facts, merged
+from kd3d.importers.facts import Facts, contradictions, merged
 from kd3d.importers.names import Naming, rename
 from kd3d.importers.voxel_names import unify_layouts
+from kd3d.spec import DetectorSpec
 
 
 @dataclass(frozen=True)
@@ -61,20 +63,47 @@ def import_checkpoint(found: ForeignCheckpoint, facts: Sequence[Facts] = ()) -> 
     if not naming.ours or len(naming.unknown) > len(naming.ours):
         raise CheckpointError(_message(source, problems))
     known, disagreements = _all_facts(found, facts)
-    problems += disagreements
     tensors = {ours: found.tensors[theirs] for ours, theirs in naming.ours.items()}
     tensors, layouts = unify_layouts(tensors)
     if known.convolution_for_stride_one is None:
         # What their published configurations have; a kernel of 1 x 1 does not show which way it goes.
         anchors = "head.cls.weight" in tensors
         known = replace(known, convolution_for_stride_one=found.framework != "openpcdet" and not anchors)
-    shape = read_architecture(tensors, known, source.where)
-    problems += mismatches(shape, known, source)
+    shape = read_architecture(tensors, known, source.where, problems)
+    problems += disagreements + mismatches(shape, known, source)
+    try:
+        known = complete(shape, known, source)
+        convention = _convention(found, naming, shape, known)
+        converted, notes = convert(tensors, shape, convention)
+        spec = _specification(shape, known, source)
+        problems += _misfits(spec, converted, naming)
+    except (UsageError, SpecError, CheckpointError, RuntimeError) as error:
+        if problems:  # what is wrong already explains it
+            raise CheckpointError(_message(source, problems)) from error
+        raise
     if problems:
         raise CheckpointError(_message(source, problems))
-    known = complete(shape, known, source)
+    module = build(spec)
+    module.load_state_dict(converted)
+    notes += layouts
+    meta = {"origin": "import", "framework": found.framework, "checkpoint": found.path.name, "notes": notes}
+    model = Model(spec, module.eval(), {**meta, "facts": known.source})
+    used = len(naming.ours)
+    return Imported(model, found.framework, len(found.tensors), used, naming.skipped, tuple(notes))
+
+
+def _convention(found: ForeignCheckpoint, naming: Naming, shape: Architecture, known: Facts) -> Convention:
+    """How the weights differ from kd3d's.
+
+    Raises:
+        CheckpointError: boxes are those of an anchor head before they changed.
+        UsageError: a file of mmdetection3d does not say its version.
+    """
     assert known.features is not None
-    legacy = known.legacy_decoration if known.legacy_decoration is not None else shape.head == "anchor"
+    # HardVFE has layers of another name, and no legacy decoration.
+    legacy = known.legacy_decoration
+    if legacy is None:
+        legacy = shape.head == "anchor" and not any(".vfe_layers." in name for name in naming.ours.values())
     convention = Convention(
         found.framework,
         features=len(known.features),
@@ -84,42 +113,31 @@ def import_checkpoint(found: ForeignCheckpoint, facts: Sequence[Facts] = ()) -> 
     )
     if convention.old_boxes and shape.head == "anchor":
         raise CheckpointError(
-            f"{found.path}: an anchor head of mmdetection3d before 1.0, whose boxes this version does not convert. "
-            "Convert the checkpoint with mmdetection3d's own tool first."
+            f"{found.path}: an anchor head of mmdetection3d before 1.0, whose anchors and boxes this version does not "
+            "convert. Give a checkpoint trained with 1.0.0rc0 or later, such as those of its v1.0.0 model zoo."
         )
-    converted, notes = convert(tensors, shape, convention)
-    notes += layouts
+    return convention
+
+
+def _specification(shape: Architecture, known: Facts, source: Source) -> DetectorSpec:
     try:
-        spec = assemble(shape, known, source)
+        return assemble(shape, known, source)
     except SpecError as error:
-        raise SpecError(f"{found.path}: {error} (from {known.source})") from error
-    module = build(spec)
-    _load(module, converted, naming, source)
-    meta = {"origin": "import", "framework": found.framework, "checkpoint": found.path.name, "notes": notes}
-    model = Model(spec, module.eval(), {**meta, "facts": known.source})
-    used = len(naming.ours)
-    return Imported(model, found.framework, len(found.tensors), used, naming.skipped, tuple(notes))
+        raise SpecError(f"{source.where}: {error} (from {known.source})") from error
 
 
 def _all_facts(found: ForeignCheckpoint, facts: Sequence[Facts]) -> tuple[Facts, list[str]]:
-    """All facts in one, and where two sources disagree on the classes without a flag that settles it."""
+    """All facts in one, and where two sources disagree without a flag that settles it."""
     flags = [part for part in facts if part.source.startswith("--")]
     others = [part for part in facts if not part.source.startswith("--")]
     others.append(facts_of_file(found))
-    told = [part for part in others if part.classes is not None]
-    problems = [
-        f"classes: {told[0].source} says {', '.join(told[0].classes or ())}; {part.source} says "
-        f"{', '.join(part.classes or ())} (--classes settles it)"
-        for part in told[1:]
-        if part.classes != told[0].classes
-    ]
-    settled = any(part.classes is not None for part in flags)
-    return merged([*flags, *others]), [] if settled else problems
+    return merged([*flags, *others]), contradictions(others, settled=merged(flags))
 
 
-def _load(module: nn.Module, tensors: dict[str, Tensor], naming: Naming, source: Source) -> None:
-    """Copy the weights; every missing, superfluous, misshapen or damaged one is named as the framework names it."""
-    wanted = module.state_dict()
+def _misfits(spec: DetectorSpec, tensors: dict[str, Tensor], naming: Naming) -> list[str]:
+    """Every missing, superfluous, misshapen or damaged tensor, as the framework names it."""
+    with torch.device("meta"):  # shapes alone: those of a damaged file may fill any memory
+        wanted = build(spec).state_dict()
     problems = [f"{name} (kd3d's name) is missing" for name in wanted if name not in tensors]
     for name, tensor in tensors.items():
         theirs = naming.ours.get(name, name)
@@ -129,9 +147,7 @@ def _load(module: nn.Module, tensors: dict[str, Tensor], naming: Naming, source:
             problems.append(f"{theirs} has shape {list(tensor.shape)}, which must be {list(wanted[name].shape)} here")
         elif tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             problems.append(f"{theirs} holds NaN or infinity")
-    if problems:
-        raise CheckpointError(_message(source, problems))
-    module.load_state_dict(tensors)
+    return problems
 
 
 def _message(source: Source, problems: list[str]) -> str:

@@ -76,6 +76,8 @@ def _first(name: str, rules: list[Rule]) -> str | None:
 def _skip_reason(name: str) -> str | None:
     if name == "global_step":
         return "OpenPCDet's counter of training steps"
+    if name.startswith("ema_"):
+        return "a second copy that mmcv's EMAHook keeps; the tensors of the usual names hold the averages"
     return None
 
 
@@ -104,8 +106,8 @@ def _ups(prefix: str) -> list[Rule]:
 
 def _points(prefix: str) -> list[Rule]:
     return [
-        _rule(rf"{prefix}pfn_layers\.(\d+)\.linear\.weight", "encoder.layers.{}.linear.weight"),
-        _rule(rf"{prefix}pfn_layers\.(\d+)\.norm\.{_NORM}", "encoder.layers.{}.norm.{}"),
+        _rule(rf"{prefix}\.(\d+)\.linear\.weight", "encoder.layers.{}.linear.weight"),
+        _rule(rf"{prefix}\.(\d+)\.norm\.{_NORM}", "encoder.layers.{}.norm.{}"),
     ]
 
 
@@ -135,7 +137,7 @@ _OUT = "head.tasks.{}.{}.out.{}"
 
 _RULES: dict[Framework, list[Rule]] = {
     "openpcdet": [
-        *_points(r"vfe\."),
+        *_points(r"vfe\.pfn_layers"),
         _blocks(r"backbone_2d\.", 1),
         *_ups(r"backbone_2d\."),
         *_anchor_head(r"dense_head\.", "conv_box"),
@@ -146,10 +148,10 @@ _RULES: dict[Framework, list[Rule]] = {
         _branch(rf"{_PCDET_HEAD}1\.{_BOTH}", _OUT, _PCDET_BRANCHES),
     ],
     "mmdet3d": [
-        *_points(r"(?:pts_)?voxel_encoder\."),
+        *_points(r"(?:pts_)?voxel_encoder\.(?:pfn|vfe)_layers"),
         _blocks(r"(?:pts_)?backbone\.", 0),
         *_ups(r"(?:pts_)?neck\."),
-        *_anchor_head(r"bbox_head\.", "conv_reg"),
+        *_anchor_head(r"(?:pts_)?bbox_head\.", "conv_reg"),
         _rule(rf"pts_bbox_head\.shared_conv\.conv\.{_BOTH}", "head.shared.conv.{}"),
         _rule(rf"pts_bbox_head\.shared_conv\.bn\.{_NORM}", "head.shared.norm.{}"),
         _branch(rf"{_MMDET_HEAD}0\.conv\.{_BOTH}", _HIDDEN_CONV, _MMDET_BRANCHES),
@@ -157,7 +159,7 @@ _RULES: dict[Framework, list[Rule]] = {
         _branch(rf"{_MMDET_HEAD}1\.{_BOTH}", _OUT, _MMDET_BRANCHES),
     ],
     "det3d": [
-        *_points(r"reader\."),
+        *_points(r"reader\.pfn_layers"),
         _blocks(r"neck\.", 1),
         *_ups(r"neck\."),
         _rule(rf"bbox_head\.shared_conv\.0\.{_BOTH}", "head.shared.conv.{}"),

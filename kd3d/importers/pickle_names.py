@@ -80,28 +80,46 @@ _STORAGES = {
 }
 _DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 # Packages whose objects frameworks put beside the weights: settings, logs, optimiser state. None of it is used.
-_INERT_PACKAGES = ("mmengine", "mmcv", "mmdet", "mmdet3d", "pcdet", "det3d", "easydict", "addict", "yapf")
+_INERT_PACKAGES = (
+    *("mmengine", "mmcv", "mmdet", "mmdet3d", "pcdet", "det3d", "easydict", "addict", "yapf", "omegaconf", "yacs"),
+)
+_INERT_MODULES = (
+    "torch.optim",
+    "torch.nn",
+    "torch.amp",
+    "torch.cuda.amp",
+    "numpy.dtypes",
+    "numpy.random",
+)  # and what is below them
 _INERT_NAMES = {
     ("argparse", "Namespace"),
     ("datetime", "date"),
     ("datetime", "datetime"),
     ("datetime", "timedelta"),
-    ("pathlib", "Path"),
-    ("pathlib", "PosixPath"),
-    ("pathlib", "PurePosixPath"),
-    ("pathlib", "WindowsPath"),
-    ("pathlib", "PureWindowsPath"),
+    ("datetime", "timezone"),
+    ("decimal", "Decimal"),
+    *(
+        (module, f"{pure}{name}")
+        for module in ("pathlib", "pathlib._local")  # the latter since Python 3.13
+        for pure in ("", "Pure")
+        for name in ("Path", "PosixPath", "WindowsPath")
+    ),
     ("collections", "Counter"),
     ("collections", "defaultdict"),
     ("collections", "deque"),
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
     ("torch", "Size"),
+    ("torch.torch_version", "TorchVersion"),
+    ("torch", "Tensor"),
+    ("uuid", "UUID"),
     ("torch", "device"),
     ("torch._C", "Generator"),
     ("torch.serialization", "_get_layout"),
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
     *((module, name) for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "slice", "range")),
+    *((module, name) for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")),
     *((module, name) for module in ("builtins", "__builtin__") for name in ("dict", "list", "tuple", "object")),
     *((module, name) for module in ("builtins", "__builtin__") for name in ("int", "float", "str", "bool", "complex")),
 }
@@ -129,7 +147,10 @@ def stand_in(module: str, name: str) -> Any:  # noqa: PLR0911  a table, in effec
 
 def _inert(module: str, name: str) -> type[Inert] | None:
     plain_numpy = module == "numpy" and name.startswith(_INERT_NUMPY)
-    if plain_numpy or (module, name) in _INERT_NAMES or module.split(".", maxsplit=1)[0] in _INERT_PACKAGES:
+    known = module.split(".", maxsplit=1)[0] in _INERT_PACKAGES or f"{module}.".startswith(
+        tuple(f"{place}." for place in _INERT_MODULES)
+    )
+    if plain_numpy or known or (module, name) in _INERT_NAMES:
         return type("Inert", (Inert,), {"origin": f"{module}.{name}"})
     return None
 

@@ -10,7 +10,8 @@ import _compat_pickle
 import io
 import pickle
 import pickletools
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +21,12 @@ from kd3d.errors import CheckpointError
 from kd3d.importers.pickle_names import Inert, Ordered, StorageType, stand_in
 
 # torch writes none of these; the first five call or import by other ways than GLOBAL and REDUCE.
-_REFUSED = ("INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "BYTEARRAY8", "PERSID")
-_REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")
+_REFUSED = ("INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID")
+_REBUILD = (
+    *("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"),
+    *("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"),
+    "torch._tensor._rebuild_from_type_v2",
+)
 _MAX_SIDE = 2**40
 
 
@@ -78,7 +83,7 @@ def scan(content: bytes, where: str) -> int:
     refused: list[str] = []
     end, memo_top = 0, 0
     try:
-        for operation, argument, position in pickletools.genops(io.BytesIO(content)):
+        for operation, argument, position in _operations(content):
             end = (position or 0) + 1
             name = operation.name
             if name in _REFUSED:
@@ -103,6 +108,12 @@ def scan(content: bytes, where: str) -> int:
     return end
 
 
+def _operations(content: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of backslashes in texts of a damaged file
+        yield from pickletools.genops(io.BytesIO(content))
+
+
 def _todays_name(module: str, name: str) -> tuple[str, str]:
     """Protocol 2 writes Python 2's names (``__builtin__``, ``commands``); pickle reads them as today's."""
     if (module, name) in _compat_pickle.NAME_MAPPING:
@@ -112,7 +123,7 @@ def _todays_name(module: str, name: str) -> tuple[str, str]:
 
 def allowed(module: str, name: str) -> bool:
     """Whether a checkpoint may name ``module.name``."""
-    return (module == "torch._utils" and name in _REBUILD) or stand_in(module, name) is not None
+    return f"{module}.{name}" in _REBUILD or stand_in(module, name) is not None
 
 
 class Reader(pickle.Unpickler):
@@ -133,8 +144,9 @@ class Reader(pickle.Unpickler):
         Raises:
             CheckpointError: it is not allowed.
         """
-        if module == "torch._utils" and name in _REBUILD:
-            return {"_rebuild_parameter": _parameter, "_rebuild_tensor_v3": _rebuild_typed}.get(name, _rebuild)
+        module, name = _todays_name(module, name)
+        if f"{module}.{name}" in _REBUILD:
+            return _REBUILDERS.get(name, _rebuild)
         found = stand_in(module, name)
         if found is None:
             raise CheckpointError(
@@ -215,5 +227,21 @@ def _parameter(data: Any, *_: Any) -> LazyTensor:
         raise CheckpointError("a parameter in the pickle is not a tensor.")
     return data
 
+
+def _from_type(function: Any, _: Any, arguments: Any, *__: Any) -> LazyTensor:
+    """A tensor of a subclass, or with attributes: the tensor alone."""
+    if function not in (_rebuild, _rebuild_typed, _parameter) or not isinstance(arguments, tuple):
+        raise CheckpointError("the pickle rebuilds a tensor in a way that torch does not.")
+    made = function(*arguments)
+    assert isinstance(made, LazyTensor)
+    return made
+
+
+_REBUILDERS = {
+    "_rebuild_parameter": _parameter,
+    "_rebuild_parameter_with_state": _parameter,
+    "_rebuild_tensor_v3": _rebuild_typed,
+    "_rebuild_from_type_v2": _from_type,
+}
 
 __all__ = ["Inert", "LazyTensor", "Ordered", "Reader", "Storage", "allowed", "read_pickle", "scan", "storage_of"]

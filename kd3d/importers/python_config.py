@@ -1,180 +1,145 @@
 """Configurations in Python syntax (mmdetection3d, det3d) read as data: parsed, never executed.
 
-Only literals, ``dict(...)``, names assigned before, arithmetic on numbers, and what mm frameworks add (``_base_``,
-``{{_base_.name}}``, ``_delete_``) have a value. Anything else is ``UNKNOWN``, and whoever needs it asks the user.
+Only literals, ``dict(...)``, names assigned before, arithmetic on numbers, and what mm frameworks add (``_base_`` as a
+list of files or as ``read_base()``, ``{{_base_.name}}``, ``_base_.name``, ``_delete_``, ``name.update(...)``) have a
+value. Anything else is ``UNKNOWN``, and whoever needs it asks the user.
 """
 
 from __future__ import annotations
 
 import ast
-import operator
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kd3d.errors import DataError
+from kd3d.importers.python_values import UNKNOWN, Names, value_of
+from kd3d.importers.settings import Budget, Settings, merge
+
+_MAX_DEPTH, _MAX_TEXT, _BASE = 8, 4_000_000, "_base_"
 
 
-class Unknown:
-    """The value of an expression that would have to be executed."""
+def read_python(path: Path) -> Settings:
+    """The assignments of a configuration file, over those of the files that it builds on.
 
-    def __repr__(self) -> str:
-        return "UNKNOWN"
-
-
-UNKNOWN = Unknown()
-_MAX_DEPTH, _MAX_TEXT, _MAX_LIST, _MAX_NUMBER = 8, 4_000_000, 10_000, 1e12
-_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-}
-
-
-def read_python(path: Path, depth: int = 0) -> dict[str, Any]:
-    """The assignments of a configuration file, with those of its ``_base_`` files that lie where it says.
+    Files are looked for relative to the one that names them, as mmengine does.
 
     Raises:
-        DataError: the file cannot be read or is not Python syntax.
+        DataError: a file cannot be read, is not Python syntax, or the files go round in a circle.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error}).") from error
-    found = parse_python(text, str(path))
-    bases = found.pop("_base_", [])
-    inherited: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases if isinstance(bases, list) else []:
-        beside = path.parent / base if isinstance(base, str) else path
-        if beside != path and beside.is_file() and depth < _MAX_DEPTH:
-            inherited = _merge(inherited, read_python(beside, depth + 1))
-    return _merge(inherited, _with_base(found, inherited))
+        return _read(path, 0, Budget(str(path)))
+    except RecursionError as error:
+        raise DataError(f"{path}: its settings are nested too deeply to be a configuration.") from error
 
 
 def parse_python(text: str, where: str) -> dict[str, Any]:
-    """The top-level assignments of ``text``.
+    """The top-level assignments of ``text``, which builds on nothing.
 
     Raises:
         DataError: it is not Python syntax, or too long.
     """
+    return _assignments(_parsed(text, where), {}, Budget(where))
+
+
+def _read(path: Path, depth: int, budget: Budget) -> Settings:
+    if depth > _MAX_DEPTH:
+        raise DataError(f"{path}: its {_BASE} files go round in a circle.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error}).") from error
+    tree = _parsed(text, str(path))
+    inherited: dict[str, Any] = {}
+    missing: list[str] = []
+    for named, file in _bases(tree, path):
+        if file.is_file():
+            base = _read(file, depth + 1, budget)
+            inherited = merge(inherited, base.values, budget)
+            missing += base.missing
+        else:
+            missing.append(named)
+    found = _assignments(tree, inherited, budget)
+    return Settings(merge(inherited, found, budget), tuple(dict.fromkeys(missing)))
+
+
+def _parsed(text: str, where: str) -> ast.Module:
     if len(text) > _MAX_TEXT:
         raise DataError(f"{where}: a configuration of {len(text)} characters is not one.")
-    text = re.sub(r"\{\{\s*_base_\.([\w.]+)\s*\}\}", r"'{{\1}}'", text)
-    text = re.sub(r"['\"]'\{\{([\w.]+)\}\}'['\"]", r"'{{\1}}'", text)
+    text = re.sub(
+        r"(['\"]?)\{\{\s*(_base_[\w.]*)\s*\}\}\1", r"\2", text
+    )  # mmengine fills it in before it runs the text
     try:
-        tree = ast.parse(text)
+        return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"{where}: not a configuration in Python syntax ({error}).") from error
-    names: dict[str, Any] = {}
+
+
+def _bases(tree: ast.Module, path: Path) -> list[tuple[str, Path]]:
+    """The files that a configuration builds on: how it names them, and where they are."""
+    found = []
     for node in tree.body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            try:
-                names[node.targets[0].id] = _value(node.value, names)
-            except RecursionError:
-                names[node.targets[0].id] = UNKNOWN
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == _BASE for t in node.targets):
+            told = value_of(node.value, {})
+            named = [told] if isinstance(told, str) else told if isinstance(told, (list, tuple)) else []
+            found += [(name, path.parent / name) for name in named if isinstance(name, str)]
+        elif isinstance(node, ast.With) and _is_read_base(node):
+            found += [_module_file(inner, path) for inner in node.body if isinstance(inner, ast.ImportFrom)]
+    return found
+
+
+def _is_read_base(node: ast.With) -> bool:
+    call = node.items[0].context_expr
+    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "read_base"
+
+
+def _module_file(node: ast.ImportFrom, path: Path) -> tuple[str, Path]:
+    """``from .._base_.models.x import *`` within ``read_base()`` names a file."""
+    parts = (node.module or "").split(".")
+    folder = path.parent
+    for _ in range(node.level - 1):
+        folder = folder.parent
+    file = folder.joinpath(*parts).with_suffix(".py") if node.level else Path(node.module or "")
+    return f"{'.' * node.level}{node.module or ''}", file
+
+
+def _assignments(tree: ast.Module, inherited: Names, budget: Budget) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    known: dict[str, Any] = {_BASE: inherited}  # what expressions see: also the bases' names, which mmengine imports
+    for node in tree.body:
+        try:
+            _apply(node, names, {**inherited, **known, **names}, budget)
+        except RecursionError:
+            continue
+        if isinstance(node, ast.ImportFrom):  # types are classes in the newer style: their names say enough
+            known.update({(alias.asname or alias.name): alias.name for alias in node.names})
     return names
 
 
-def _value(node: ast.expr, names: dict[str, Any]) -> Any:  # noqa: PLR0911  one return per kind of node
-    if isinstance(node, ast.Constant):
-        return node.value
-    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
-        made = [_value(item, names) for item in node.elts]
-        return tuple(made) if isinstance(node, ast.Tuple) else made
-    if isinstance(node, ast.Dict):
-        return _dict(node, names)
-    if isinstance(node, ast.Name):
-        return names.get(node.id, UNKNOWN)
-    if isinstance(node, ast.Call):
-        return _call(node, names)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _value(node.operand, names)
-        return -value if isinstance(value, (int, float)) else UNKNOWN
-    if isinstance(node, ast.BinOp):
-        return _arithmetic(node, names)
-    if isinstance(node, ast.Subscript):
-        return _item(_value(node.value, names), _value(node.slice, names))
-    return UNKNOWN
+def _apply(node: ast.stmt, names: dict[str, Any], known: Names, budget: Budget) -> None:
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            if isinstance(target, ast.Name) and target.id != _BASE:  # which means the inherited names from then on
+                names[target.id] = UNKNOWN
+                names[target.id] = value_of(node.value, known)
+    elif isinstance(node, (ast.AnnAssign, ast.AugAssign)) and isinstance(node.target, ast.Name):
+        names[node.target.id] = UNKNOWN
+        if isinstance(node, ast.AnnAssign) and node.value is not None:
+            names[node.target.id] = value_of(node.value, known)
+    elif isinstance(node, ast.Expr):
+        _update(node.value, names, known, budget)
 
 
-def _dict(node: ast.Dict, names: dict[str, Any]) -> Any:
-    found: dict[Any, Any] = {}
-    for key, item in zip(node.keys, node.values, strict=True):
-        value = _value(item, names)
-        if key is None:
-            found.update(value if isinstance(value, dict) else {})
-        elif isinstance(key, ast.Constant):
-            found[key.value] = value
-    return found
-
-
-def _call(node: ast.Call, names: dict[str, Any]) -> Any:
-    if not isinstance(node.func, ast.Name) or node.func.id not in ("dict", "ConfigDict", "list", "tuple"):
-        return UNKNOWN
-    if node.func.id in ("list", "tuple"):
-        inner = _value(node.args[0], names) if len(node.args) == 1 else UNKNOWN
-        return inner if isinstance(inner, (list, tuple)) else UNKNOWN
-    found: dict[Any, Any] = {}
-    for argument in node.args:
-        value = _value(argument, names)
-        found.update(value if isinstance(value, dict) else {})
-    for keyword in node.keywords:
-        value = _value(keyword.value, names)
-        if keyword.arg is None:
-            found.update(value if isinstance(value, dict) else {})
-        else:
-            found[keyword.arg] = value
-    return found
-
-
-def _arithmetic(node: ast.BinOp, names: dict[str, Any]) -> Any:
-    left, right = _value(node.left, names), _value(node.right, names)
-    apply = _ARITHMETIC.get(type(node.op))
-    numbers = all(isinstance(side, (int, float)) for side in (left, right))
-    lists = isinstance(left, list) and isinstance(right, list) and isinstance(node.op, ast.Add)
-    # A text that doubles a list or squares a number in every line must not fill the memory.
-    small = len(left) + len(right) < _MAX_LIST if lists else numbers and max(abs(left), abs(right)) < _MAX_NUMBER
-    if apply is None or not small:
-        return UNKNOWN
-    try:
-        return apply(left, right)
-    except (ArithmeticError, ValueError):
-        return UNKNOWN
-
-
-def _item(owner: Any, key: Any) -> Any:
-    try:
-        return owner[key] if isinstance(owner, (dict, list, tuple)) else UNKNOWN
-    except (KeyError, IndexError, TypeError):
-        return UNKNOWN
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """As mmengine merges: dictionaries entry by entry unless ``_delete_`` is set, everything else is replaced."""
-    found = dict(base)
-    for key, value in changes.items():
-        old = found.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and not value.get("_delete_"):
-            found[key] = _merge(old, value)
-        else:
-            found[key] = {k: v for k, v in value.items() if k != "_delete_"} if isinstance(value, dict) else value
-    return found
-
-
-def _with_base(value: Any, inherited: dict[str, Any]) -> Any:
-    """Replace ``{{name}}``, which stands for ``_base_.name``."""
-    if isinstance(value, dict):
-        return {key: _with_base(item, inherited) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_with_base(item, inherited) for item in value)
-    match = re.fullmatch(r"\{\{([\w.]+)\}\}", value) if isinstance(value, str) else None
-    if match is None:
-        return value
-    found: Any = inherited
-    for part in match[1].split("."):
-        found = _item(found, part)
-    return found
+def _update(node: ast.expr, names: dict[str, Any], known: Names, budget: Budget) -> None:
+    """``model.update(dict(...))`` or ``merge``, as configurations with ``read_base()`` change what they inherit."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and len(node.args) == 1):
+        return
+    owner, change = node.func.value, value_of(node.args[0], known)
+    if not isinstance(owner, ast.Name) or node.func.attr not in ("update", "merge"):
+        return
+    before = known.get(owner.id)
+    if isinstance(before, dict) and isinstance(change, dict):
+        names[owner.id] = merge(before, change, budget)
+    else:
+        names[owner.id] = UNKNOWN

@@ -43,7 +43,7 @@ def import_file(
         preset(like)  # an unknown name is reported before a large file is read
     told = [flags] if flags is not None else []
     if config is not None:
-        told.append(facts_of_config(config))
+        told.append(facts_of_config(config, whole=like is None))
     found = read_checkpoint(path, framework)
     if like is not None:
         told.append(_edition(like, found.framework))

@@ -158,7 +158,7 @@ def message_hub():
     return {"log_scalars": OrderedDict(loss=HistoryBuffer()), "runtime_info": OrderedDict(iter=np.int64(3))}
 
 
-def pointpillars(layout, *, seed=0, width=64, layers=(3, 5, 5), classes=3):
+def pointpillars(layout, *, seed=0, width=64, layers=(3, 5, 5), classes=3, features=4):
     """State of KITTI's PointPillars: one point layer of [64, 10], three levels, an anchor head of six anchors."""
     w = Weights(seed)
     pfn, blocks, deblocks, head = {
@@ -167,7 +167,7 @@ def pointpillars(layout, *, seed=0, width=64, layers=(3, 5, 5), classes=3):
     }[layout]
     if layout == "openpcdet":
         w.state["global_step"] = torch.zeros(1, dtype=torch.int64)
-    inputs = points(w, pfn, 10, (width,))
+    inputs = points(w, pfn, features + 6, (width,))
     neck = trunk(
         w, blocks, deblocks, layout,
         inputs=inputs, layers=layers, channels=(width, 2 * width, 4 * width), ups=(1, 2, 4),
@@ -193,6 +193,10 @@ def sparse_names(layout, residual):
         down = lambda s: (f"{p}conv{s + 1}.0.0", f"{p}conv{s + 1}.0.1")  # noqa: E731
         block = lambda s, b: f"{p}conv{s + 1}.{b + (1 if s else 0)}"  # noqa: E731
         return p, down, block, "conv_out"
+    if layout == "mmdet3d" and not residual:  # KITTI's SECOND: no prefix, and stages begin with the strided one
+        p = "middle_encoder.encoder_layers.encoder_layer"
+        down = lambda s: (f"{p}{s + 1}.0.0", f"{p}{s + 1}.0.1")  # noqa: E731
+        return "middle_encoder.", down, lambda s, b: f"{p}{s + 1}.{b + (1 if s else 0)}", "conv_out"
     if layout == "mmdet3d":
         p = "pts_middle_encoder."
         down = lambda s: tuple(f"{p}encoder_layers.encoder_layer{s}.2.{i}" for i in (0, 1))  # noqa: E731
@@ -254,15 +258,20 @@ def centerpoint_voxel(layout, *, seed=0, widths=(16, 32, 64, 128), last=128, tru
     return w.state
 
 
-def second(*, seed=0, widths=(16, 32, 64, 64), last=128, trunk_width=128, classes=3, spconv="2"):
-    """State of OpenPCDet's SECOND for KITTI: plain sparse blocks, two levels, an anchor head of six anchors."""
+def second(layout="openpcdet", *, seed=0, widths=(16, 32, 64, 64), last=128, trunk_width=128, classes=3, spconv="2"):
+    """State of SECOND for KITTI: plain sparse blocks, two levels, an anchor head of six anchors."""
     w = Weights(seed)
-    w.state["global_step"] = torch.zeros(1, dtype=torch.int64)
-    bev = sparse_backbone(w, "openpcdet", inputs=4, widths=widths, last=last, residual=False, spconv=spconv)
+    blocks, deblocks, head = {
+        "openpcdet": ("backbone_2d.", "backbone_2d.", "dense_head."),
+        "mmdet3d": ("backbone.", "neck.", "bbox_head."),
+    }[layout]
+    if layout == "openpcdet":
+        w.state["global_step"] = torch.zeros(1, dtype=torch.int64)
+    bev = sparse_backbone(w, layout, inputs=4, widths=widths, last=last, residual=False, spconv=spconv)
     neck = trunk(
-        w, "backbone_2d.", "backbone_2d.", "openpcdet",
+        w, blocks, deblocks, layout,
         inputs=bev, layers=(5, 5), channels=(trunk_width, 2 * trunk_width), ups=(1, 2),
         up_channels=(2 * trunk_width,) * 2, stride_one_conv=False,
     )  # fmt: skip
-    anchor_head(w, "openpcdet", "dense_head.", neck, classes)
+    anchor_head(w, layout, head, neck, classes)
     return w.state

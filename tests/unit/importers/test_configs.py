@@ -5,8 +5,9 @@
 import foreign
 import pytest
 
-from kd3d.errors import CheckpointError, UsageError
-from kd3d.importers.python_config import UNKNOWN, parse_python
+from kd3d.errors import CheckpointError, DataError, UsageError
+from kd3d.importers.embedded import facts_of_config
+from kd3d.importers.python_config import UNKNOWN, parse_python, read_python
 from kd3d.importers.request import import_file
 
 YAML = """
@@ -117,6 +118,125 @@ def test_a_configuration_of_another_network_is_refused(tmp_path):
         import_file(tmp_path / "x.pth", config=tmp_path / "c.yaml")
     with pytest.raises(UsageError, match="there is no such file"):
         import_file(tmp_path / "x.pth", config=tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("MODEL: {POST_PROCESSING: {NMS_CONFIG: {MULTI_CLASSES_NMS: True}}}", "NMS_CONFIG.MULTI_CLASSES_NMS: True"),
+        ("MODEL: {DENSE_HEAD: {POST_PROCESSING: {NMS_CONFIG: {NMS_TYPE: circle_nms}}}}", "NMS_TYPE: circle_nms"),
+        ("MODEL: {DENSE_HEAD: {POST_PROCESSING: {USE_IOU_TO_RECTIFY_SCORE: True}}}", "USE_IOU_TO_RECTIFY_SCORE"),
+    ],
+)
+def test_ways_to_boxes_that_are_not_kd3ds_are_refused_rather_than_replaced(text, said, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=said):
+        import_file(tmp_path / "x.pth", config=tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model = dict(pts_bbox_head=dict(type='CenterHead', norm_bbox=False))", "norm_bbox=False"),
+        ("model = dict(bbox_head=dict(type='Anchor3DHead'), test_cfg=dict(use_rotate_nms=False))", "use_rotate_nms"),
+        ("model = dict(bbox_head=dict(type='PartA2RPNHead'))", "bbox_head of type PartA2RPNHead"),
+        ("model = dict(pts_voxel_encoder=dict(with_distance=True), roi_head=dict())", "with_distance=True"),
+        ("model = dict(test_cfg=dict(pts=dict(nms_type=['rotate', 'circle'])))", "nms_type="),
+        ("assigner = 1\ntest_cfg = dict(nms=dict(use_multi_class_nms=True))", "use_multi_class_nms=True"),
+        ("assigner = 1\ntest_cfg = dict(per_class_nms=True)", "per_class_nms=True"),
+        ("assigner = 1\nmodel = dict(bbox_head=dict(common_heads={'iou': (1, 2)}))", "an IoU branch"),
+        ("assigner = 1\nmodel = dict(reader=dict(with_distance=True))", "reader.with_distance=True"),
+    ],
+)
+def test_python_configurations_of_other_networks_are_refused(text, said, tmp_path):
+    (tmp_path / "c.py").write_text(text)
+    with pytest.raises(CheckpointError, match=said):
+        import_file(tmp_path / "x.pth", config=tmp_path / "c.py")
+
+
+def test_a_missing_base_is_asked_for_by_name_unless_a_preset_stands_in(tmp_path):
+    path = foreign.write(tmp_path / "x.pth", "openpcdet", foreign.pointpillars("openpcdet"))
+    config = tmp_path / "pointpillar.yaml"
+    config.write_text(YAML)
+    with pytest.raises(UsageError, match=r"builds on cfgs/dataset_configs/kitti_dataset.yaml, which is not where"):
+        import_file(path, config=config)
+    assert import_file(path, config=config, like="kitti-pointpillars").model.spec.points.camera_view_only
+    other = tmp_path / "top.py"
+    other.write_text("_base_ = ['../a/models.py', './b.py', '../schedules/cyclic-20e.py', '../default_runtime.py']")
+    with pytest.raises(UsageError, match=r"builds on \.\./a/models\.py, \./b\.py, which"):
+        import_file(path, config=other)
+
+
+def test_configurations_that_go_round_or_repeat_themselves_end_in_an_error(tmp_path):
+    (tmp_path / "a.py").write_text("_base_ = 'b.py'")
+    (tmp_path / "b.py").write_text("_base_ = 'a.py'")
+    with pytest.raises(DataError, match="round in a circle"):
+        import_file(tmp_path / "x.pth", config=tmp_path / "a.py")
+    bomb = "a0 = dict(k=1)\n" + "".join(f"a{i + 1} = dict(x=a{i}, y=a{i})\n" for i in range(60))
+    (tmp_path / "c.py").write_text(bomb + "model = a60\nmodel.update(a60)\n")
+    with pytest.raises(DataError, match="nested entries"):
+        import_file(tmp_path / "x.pth", config=tmp_path / "c.py")
+    (tmp_path / "d.yaml").write_text("a0: &a0 {k: 1}\n" + "".join(
+        f"a{i + 1}: &a{i + 1} {{x: *a{i}, y: *a{i}}}\n" for i in range(60)))  # fmt: skip
+    with pytest.raises(DataError, match="nested entries"):
+        import_file(tmp_path / "x.pth", config=tmp_path / "d.yaml")
+    for name, text in {
+        "e.py": "_base_ = 'g.py'\n" + "m = dict(k=1)\n" + "m = dict(k=m)\n" * 5000,
+        "g.py": "m = dict(k=1)\n" + "m = dict(k=m)\n" * 5000,
+    }.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="nested too deeply"):
+        import_file(tmp_path / "x.pth", config=tmp_path / "e.py")
+    chain = "".join(f"- &a{i + 1} {{x: *a{i}}}\n" for i in range(5000))
+    (tmp_path / "h.yaml").write_text(f"parts:\n- &a0 {{k: 1}}\n{chain}top: *a5000\n")
+    with pytest.raises(DataError, match="nested too deeply"):
+        import_file(tmp_path / "x.pth", config=tmp_path / "h.yaml")
+
+
+def test_bases_of_the_newer_style_and_what_changes_them(tmp_path):
+    (tmp_path / "_base_" / "models").mkdir(parents=True)
+    (tmp_path / "nus").mkdir()
+    (tmp_path / "_base_" / "models" / "net.py").write_text(
+        "from mmdet3d.models import PillarFeatureNet\nsize = [0.2, 0.2, 8]\n"
+        "model = dict(pts_voxel_encoder=dict(type=PillarFeatureNet), a=dict(b=1, c=2), d=dict(e=1))\n"
+    )
+    top = tmp_path / "nus" / "top.py"
+    top.write_text(
+        "from mmengine.config import read_base\nwith read_base():\n    from .._base_.models.net import *\n"
+        "model.update(dict(a=dict(b=3), voxel_size=size[:2]))\nmodel.merge(dict(d=dict(f=2)))\n"
+        "total: int = 3\nsize += [1]\nother = unknown.update(dict())\n"
+    )
+    read = read_python(top)
+    assert read.missing == ()
+    assert read.values["model"] == {
+        "pts_voxel_encoder": {"type": "PillarFeatureNet"}, "a": {"b": 3, "c": 2}, "d": {"e": 1, "f": 2},
+        "voxel_size": [0.2, 0.2],
+    }  # fmt: skip
+    assert (read.values["total"], read.values["size"]) == (3, UNKNOWN)
+    top.write_text("with read_base():\n    from .._base_.gone import *\n    from mmdet3d.configs.x import *\n")
+    assert read_python(top).missing == ("..  _base_.gone".replace(" ", ""), "mmdet3d.configs.x")
+
+
+def test_variables_of_a_base_are_filled_in(tmp_path):
+    (tmp_path / "base.py").write_text("edges = [1, 2]\nmodel = dict(a=dict(b=5), c=[3])")
+    (tmp_path / "top.py").write_text(
+        "_base_ = ['./base.py']\nx = {{_base_.edges}}\ny = '{{ _base_.model.a.b }}'\nz = _base_.model.c[0]\n"
+        "w = _base_.none\nmodel = dict(c=dict(_delete_=True))\n"
+    )
+    found = read_python(tmp_path / "top.py").values
+    assert (found["x"], found["y"], found["z"], found["w"]) == ([1, 2], 5, 3, UNKNOWN)
+    assert found["model"] == {"a": {"b": 5}, "c": {}} and "_base_" not in found
+
+
+def test_det3ds_waymo_configuration_names_its_classes_and_points_as_everyone_else(tmp_path):
+    text = DET3D.replace("NuScenes", "Waymo").replace("nsweeps = 10", "nsweeps = 2")
+    text = text.replace(
+        'reader=dict(type="PillarFeatureNet"', 'reader=dict(num_input_features=6, type="PillarFeatureNet"'
+    )
+    (tmp_path / "c.py").write_text(text)
+    facts = facts_of_config(tmp_path / "c.py")
+    assert facts.features == ("x", "y", "z", "intensity", "elongation", "time_lag")
+    assert (facts.intensity, facts.sweeps, facts.classes[0]) == ("tanh", 1, "Car")
 
 
 def test_what_would_have_to_be_run_is_unknown_and_bombs_stay_small():

@@ -3,6 +3,7 @@
 import json
 
 import foreign
+import foreign_configs
 import pytest
 import torch
 
@@ -37,6 +38,85 @@ def test_every_mismatch_is_in_one_report_and_nothing_is_written(tmp_path, capsys
     ):
         assert part in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layout", ["openpcdet", "mmdet3d", "det3d"])
+def test_unknown_missing_and_misshapen_tensors_of_every_framework_are_reported_together(layout, tmp_path, capsys):
+    state = pillar(layout)
+    norms = [name for name in state if name.endswith("running_mean")]
+    hidden = next(name for name in state if ".hm." in name or ".heatmap." in name)
+    gone, turned = norms[1], norms[2]
+    del state[gone]
+    state[turned] = torch.zeros(9)
+    state[f"{hidden}_extra"] = torch.zeros(1)
+    path, out = saved(tmp_path, state, layout), tmp_path / "out"
+    command = ["import", str(path), "--like", "nuscenes-centerpoint-pillar", "--out", str(out), "--json"]
+    assert run(command) == 7
+    told = json.loads(capsys.readouterr().out)["error"]
+    assert "3 thing(s)" in told and "is missing" in told
+    assert f"{turned} has shape [9]" in told and f"{hidden}_extra is not a tensor" in told
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("layout", ["openpcdet", "mmdet3d", "det3d"])
+@pytest.mark.parametrize("damage", ["truncated", "corrupt", "empty", "hostile", "voxel", "no head"])
+def test_unusable_files_of_every_framework_end_with_7_and_write_nothing(layout, damage, tmp_path, capsys):
+    small = {"widths": (4, 4, 4, 4), "last": 4, "trunk_width": 4, "shared": 4}
+    state = foreign.centerpoint_voxel(layout, **small) if damage == "voxel" else pillar(layout)
+    if damage == "no head":
+        state = type(state)((name, tensor) for name, tensor in state.items() if "head" not in name)
+    path, out = saved(tmp_path, state, layout), tmp_path / "out"
+    content = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "corrupt":
+        path.write_bytes(content[:200] + bytes(range(256)) + content[456:])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "hostile":
+        torch.save({"state_dict": state, "extra": torch.hub.load}, path)
+    config = foreign_configs.written(tmp_path, layout)
+    assert run(["import", str(path), "--config", str(config), "--out", str(out), "--json"]) == 7
+    told = json.loads(capsys.readouterr().out)["error"]
+    assert str(path) in told
+    assert not out.exists()
+    if damage == "voxel":
+        assert "encoder: the tensors say voxel, the configuration top" in told
+
+
+def test_names_that_would_make_a_network_of_a_million_layers_are_refused(tmp_path):
+    state = pillar()
+    state["backbone_2d.blocks.0.3000001.weight"] = torch.zeros(4, 4, 3, 3)
+    with pytest.raises(CheckpointError, match=r"backbone\.levels\.0\.1000000\.conv\.weight has an index beyond 255"):
+        import_file(saved(tmp_path, state), like="nuscenes-centerpoint-pillar")
+
+
+def test_sources_that_disagree_are_reported_unless_a_flag_settles_it(tmp_path):
+    config = foreign_configs.written(tmp_path, "mmdet3d")
+    path = saved(tmp_path, pillar("mmdet3d"), "mmdet3d")
+    with pytest.raises(CheckpointError) as caught:
+        import_file(path, config=config, like="nuscenes-centerpoint-pillar")
+    assert "range: the configuration top.py says -12.8, -12.8, -5, 12.8, 12.8, 3; the preset" in str(caught.value)
+    assert "--range settles it" in str(caught.value)
+    given = flags(range_m="-12.8,-12.8,-5,12.8,12.8,3")
+    made = import_file(path, config=config, like="nuscenes-centerpoint-pillar", flags=given)
+    assert made.model.spec.grid.nx == 128
+
+
+def test_points_with_an_elongation_are_waymos_whose_intensity_is_squashed(tmp_path):
+    given = {"range_m": "-51.2,-51.2,-5,51.2,51.2,3", "cell": "0.2", "classes": "a,b,c,d,e,f,g,h,i,j", "stride": 4}
+    for last, intensity in (("elongation", "tanh"), ("time_lag", "raw")):
+        spec = import_file(
+            saved(tmp_path, pillar()), flags=flags(features=f"x,y,z,intensity,{last}", **given)
+        ).model.spec
+        assert spec.points.intensity == intensity
+
+
+def test_copies_of_mmcvs_running_averages_are_skipped_and_named(tmp_path):
+    state = pillar("mmdet3d")
+    state["ema_pts_backbone_blocks_0_0_weight"] = torch.zeros(4, 4, 3, 3)
+    made = import_file(saved(tmp_path, state, "mmdet3d"), like="nuscenes-centerpoint-pillar")
+    assert list(made.skipped) == ["ema_pts_backbone_blocks_0_0_weight"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Foreign files are read without running them, and damaged ones are refused in one sentence."""
 
+import argparse
+import datetime
 import io
 import os
 import pickle
@@ -7,10 +9,11 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from pathlib import Path
 
 import foreign
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -89,6 +92,58 @@ def test_a_pickle_that_would_run_code_is_refused_and_named(call, named, legacy, 
         read_checkpoint(Path("x.pth"))
     assert named in str(caught.value) and "run code" in str(caught.value)
     assert not Path("HACKED").exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("legacy", [True, False])
+def test_what_people_put_beside_the_weights_is_read_and_left_alone(protocol, legacy, tmp_path):
+    net = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.Adam(net.parameters())
+    net(torch.ones(2)).sum().backward()
+    optimiser.step()
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=1.0, total_steps=9)
+    beside = {
+        "numbers": [np.int64(3), np.float32(1), np.bool_(True), np.str_("x"), 2**80, None, 1j],
+        "arrays": [np.arange(3.0), np.array(["a"]), np.array([1, "a", None], object)],
+        "settings": argparse.Namespace(out=Path("x"), parts=[np.int64(1)], kind=torch.float16),
+        "sets": [{1}, frozenset([1]), range(3), slice(1, 2), bytearray(b"1"), b"1"],
+        "types": [int, torch.device("cpu"), torch.Size([1]), torch.__version__],
+        "collections": [defaultdict(list, {1: [2]}), Counter("ab"), deque([1])],
+        "times": [datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(1)],
+        "chance": [torch.get_rng_state(), np.random.RandomState(0).get_state(), np.random.default_rng(0)],
+        "training": [optimiser.state_dict(), schedule.state_dict(), torch.amp.GradScaler("cpu").state_dict()],
+    }
+    state = small_state()
+    content = {**beside, "model_state": state}
+    torch.save(content, tmp_path / "x.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+    found = read_checkpoint(tmp_path / "x.pth").tensors
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items()) and len(found) == len(state)
+
+
+def test_tensors_with_attributes_and_views_of_one_storage_come_back(tmp_path):
+    state = small_state()
+    flat, place, kept = torch.cat([tensor.flatten().float() for tensor in state.values()]), 0, OrderedDict()
+    for name, tensor in state.items():
+        kept[name] = flat[place : place + tensor.numel()].view(tensor.shape)
+        place += tensor.numel()
+        if name.endswith("bias"):
+            kept[name] = torch.nn.Parameter(kept[name].clone())
+            kept[name].kept_in = "fp32"
+        elif name.endswith("running_mean"):
+            kept[name] = kept[name].clone()
+            kept[name].note = {"a": 1}
+    torch.save({"model_state": kept}, tmp_path / "x.pth")
+    found = read_checkpoint(tmp_path / "x.pth").tensors
+    assert all(torch.equal(found[name], tensor.float()) for name, tensor in state.items())
+
+
+def test_a_tensor_rebuilt_by_something_else_is_refused():
+    class Odd:
+        def __reduce__(self):
+            return torch._tensor._rebuild_from_type_v2, (dict, torch.Tensor, (), {})
+
+    with pytest.raises(CheckpointError, match="rebuilds a tensor in a way that torch does not"):
+        read_pickle(pickle.dumps(Odd(), protocol=2), "x.pth")
 
 
 def test_names_on_the_stack_are_refused_too():

@@ -1,4 +1,4 @@
-"""Imported SECONDs (plain sparse encoder, anchor head) give OpenPCDet's maps, whatever spconv wrote the kernels."""
+"""Imported SECONDs (plain sparse encoder, anchor head) give the maps of their framework, whatever spconv wrote."""
 
 import foreign
 import foreign_forward as forward
@@ -17,19 +17,21 @@ FLAGS = facts_of_flags(
 )
 
 
-@pytest.mark.parametrize("spconv", ["2", "1", "native"])
-def test_a_narrow_second_has_openpcdets_maps(spconv, tmp_path):
-    state = foreign.second(seed=8, spconv=spconv, **SMALL)
-    made = import_file(foreign.write(tmp_path / "x.pth", "openpcdet", state), like="kitti-second", flags=FLAGS)
+@pytest.mark.parametrize(
+    ("layout", "spconv"), [("openpcdet", "2"), ("openpcdet", "1"), ("openpcdet", "native"), ("mmdet3d", "2")]
+)
+def test_a_narrow_second_has_its_frameworks_maps(layout, spconv, tmp_path):
+    state = foreign.second(layout, seed=8, spconv=spconv, **SMALL)
+    made = import_file(foreign.write(tmp_path / "x.pth", layout, state), like="kitti-second", flags=FLAGS)
     cloud = generated_cloud(points=3000, reach=6, columns=4)
     padded, counts, where = forward.hard(cloud, LOW, HIGH, SIZE, 5, 40000)
     with torch.no_grad():
         mean = torch.from_numpy(padded).sum(1) / torch.from_numpy(counts)[:, None]
-        names = foreign.sparse_names("openpcdet", False)
+        names = foreign.sparse_names(layout, False)
         x = forward.dense_backbone(
-            state, "openpcdet", names, mean.float(), where, (128, 128, 40), residual=False, spconv=spconv
+            state, layout, names, mean.float(), where, (128, 128, 40), residual=False, spconv=spconv
         )
-        neck = forward.trunk(state, x, "openpcdet", strides=(1, 2), ups=(1, 2), stride_one_conv=False)
+        neck = forward.trunk(state, x, layout, strides=(1, 2), ups=(1, 2), stride_one_conv=False)
         wanted = forward.anchor_head(state, neck)
     ours = maps_of(made.model, cloud)
     assert list(ours) == ["anchor_cls", "anchor_box", "anchor_dir"]
@@ -41,6 +43,10 @@ def test_a_narrow_second_has_openpcdets_maps(spconv, tmp_path):
     boxes = decode(heads_from_arrays(ours, spec), spec)
     assert 0 < len(boxes) <= spec.decode.nms_post
     assert (boxes.score > spec.decode.score_threshold).all()
+    assert spec.head.classes[0] == ("Car" if layout == "openpcdet" else "Pedestrian")
+    assert spec.head.align_center is False and spec.decode.nms == (
+        "rotate" if layout == "openpcdet" else "rotate_by_class"
+    )
 
 
 def test_the_published_second_has_its_counts(tmp_path):
