@@ -113,9 +113,11 @@ def _started(make: Callable[[], PowerSource]) -> PowerSource | None:
 
 
 def gpu_index(device: str) -> int:
-    """``cuda:1`` is 1, ``cuda`` is 0."""
+    """The driver's number of a device: ``cuda:1`` is 1 and ``cuda`` is 0, counted in ``CUDA_VISIBLE_DEVICES``."""
     found = re.fullmatch(r"cuda:(\d+)", device)
-    return int(found[1]) if found else 0
+    index = int(found[1]) if found else 0
+    shown = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return int(shown[index]) if index < len(shown) and shown[index].isdigit() else index
 
 
 def _cpuinfo_mhz() -> float | None:

@@ -66,11 +66,22 @@ class BenchReport:
 
     def with_accuracy(self, accuracy: Mapping[str, Mapping[str, Any]]) -> BenchReport:
         """The report with ``accuracy`` in the entries of the named models."""
+        return self._with("accuracy", accuracy)
+
+    def with_profiles(self, profiles: Mapping[str, Mapping[str, Any]]) -> BenchReport:
+        """The report with ``profile`` (file, number of layers, the slowest) in the entries of the named models."""
+        return self._with("profile", profiles)
+
+    def _with(self, key: str, found: Mapping[str, Mapping[str, Any]]) -> BenchReport:
         models = [
-            {**model, "accuracy": dict(accuracy[model["name"]])} if model["name"] in accuracy else model
+            {**model, key: dict(found[model["name"]])} if model["name"] in found else model
             for model in self.record["models"]
         ]
         return replace(self, record={**self.record, "models": models})
+
+    def with_locked(self, locked: Sequence[Any]) -> BenchReport:
+        """The report with what ``locked_clocks`` held."""
+        return replace(self, record={**self.record, "clocks": {**self.record["clocks"], "locked": list(locked)}})
 
     def with_baseline(self, found: Mapping[str, Any]) -> BenchReport:
         """The report with its comparison with a stored one."""

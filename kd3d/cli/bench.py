@@ -15,6 +15,8 @@ from kd3d.cli.options import CudaBackend, CudaGraph, Device, DeviceStages, Json,
 from kd3d.cli.pipelines import Running
 from kd3d.errors import UsageError
 
+PROFILED = 50  # frames, at most
+
 
 def bench(
     models: Annotated[
@@ -36,6 +38,8 @@ def bench(
     points_sweep: benching.Sweep = None,
     include_transfers: benching.Transfers = True,
     power: benching.Power = True,
+    lock_clocks: benching.LockClocks = False,
+    profile: benching.Profile = False,
     baseline: benching.Baseline = None,
     data: benching.Labelled = None,
     split: Split = "val",
@@ -93,20 +97,22 @@ def bench(
         points_sweep=benching.counts(points_sweep, "--points-sweep"),
         include_transfers=include_transfers,
     )
-    benching.check_request(data=data, save_boxes=save_boxes, models=models)
+    benching.check_request(data=data, save_boxes=save_boxes, models=models, profile=profile, out=out)
     how = Running(
         device, provider, threads, cuda_backend=cuda_backend, cuda_graph=cuda_graph, device_stages=device_stages
     )
     pipelines, described = _open(models, how)
     held, source = _frames(frames, next(iter(pipelines.values())).spec, columns)
     stored = benching.open_baseline(baseline, described, held)
-    report = _measure(pipelines, held, settings, described=described, source=source, power=power)
+    report = _measure(pipelines, held, settings, described=described, source=source, power=power, lock=lock_clocks)
     if stored is not None:
         from kd3d.bench.baseline import judge
 
         report = report.with_baseline(judge(stored, report.record))
     if data is not None:
         report = benching.with_accuracy(report, pipelines, data=data, split=split, save_boxes=save_boxes)
+    if profile and out is not None:
+        report = benching.with_profiles(report, pipelines, held, out=out, count=min(iterations, PROFILED))
     if out is not None:
         report.write(out)
     benching.show_report(report.record, synthetic=synthetic)
@@ -115,21 +121,31 @@ def bench(
 
 
 def _measure(
-    pipelines: dict[str, Any], held: Any, settings: Any, *, described: dict[str, Any], source: Any, power: bool
+    pipelines: dict[str, Any],
+    held: Any,
+    settings: Any,
+    *,
+    described: dict[str, Any],
+    source: Any,
+    power: bool,
+    lock: bool,
 ) -> Any:
     from kd3d.bench import full_bench
+    from kd3d.bench.locking import locked_clocks
 
-    terminal = TerminalProgress()
+    terminal, devices = TerminalProgress(), [str(one["device"]) for one in described.values()]
     with ExitStack() as stack:
-        return full_bench(
+        locked = stack.enter_context(locked_clocks(devices)) if lock else None
+        report = full_bench(
             pipelines,
             held,
             settings=settings,
             models=described,
             source=source,
-            power=benching.power_source(power, str(next(iter(described.values()))["device"])),
+            power=benching.power_source(power, devices[0]),
             progress=lambda label: stack.enter_context(terminal.phase(label)),
         )
+    return report if locked is None else report.with_locked(locked)
 
 
 def _open(models: list[str], how: Running) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -145,14 +161,14 @@ def _open(models: list[str], how: Running) -> tuple[dict[str, Any], dict[str, di
 
 
 def _artefact(found: Found, how: Running) -> tuple[Any, dict[str, Any]]:
-    from kd3d.cli.pipelines import artefact_pipeline, file_size_mb, stages_device
+    from kd3d.cli.pipelines import artefact_pipeline, cuda_name, file_size_mb, stages_device
 
     pipeline = artefact_pipeline(found, how)
     assert found.path is not None
     engine = found.kind == "engine"
     return pipeline, {
         "runtime": pipeline.runner.name if engine else "onnxruntime",
-        "device": "cuda" if engine else pipeline.runner.device,
+        "device": cuda_name(how) if engine else pipeline.runner.device,
         "threads": how.threads or None,
         "size_mb": file_size_mb(found.path),
         **({"device_stages": stages_device(pipeline)} if engine else {}),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from kd3d.bench import BenchReport
     from kd3d.bench.energy import PowerSource
 
+SLOWEST = 10  # layers that the report names
+
 Iterations = Annotated[int, typer.Option("--iterations", min=1, help="Timed frames per model, at the least.")]
 Duration = Annotated[float, typer.Option("--duration", min=0, help="Timed seconds per model, at the least.")]
 Warmup = Annotated[int, typer.Option("--warmup", min=0, help="Untimed frames per model, at the least.")]
@@ -41,6 +43,12 @@ Transfers = Annotated[
     ),
 ]
 Power = Annotated[bool, typer.Option("--power/--no-power", help="Read power where the machine measures it.")]
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Also time every layer, in a pass of its own: profile.json in --out.")
+]
+LockClocks = Annotated[
+    bool, typer.Option("--lock-clocks", help="Lock clocks while timing, and give them back; needs root.")
+]
 Baseline = Annotated[
     Path | None, typer.Option("--baseline", help="A stored bench.json; slower outside its spread ends with code 4.")
 ]
@@ -76,12 +84,16 @@ def counts(text: str | None, option: str) -> tuple[int, ...]:
         raise UsageError(f"{option} must be whole numbers such as 10000,20000, not {text!r}.") from error
 
 
-def check_request(*, data: Path | None, save_boxes: Path | None, models: Sequence[str]) -> None:
+def check_request(
+    *, data: Path | None, save_boxes: Path | None, models: Sequence[str], profile: bool = False, out: Path | None = None
+) -> None:
     """Refuse options that contradict each other, before anything is loaded.
 
     Raises:
         UsageError: they do.
     """
+    if profile and out is None:
+        raise UsageError("--profile writes a file with the time of every layer; give --out too.")
     if save_boxes is None:
         return
     if data is None:
@@ -167,6 +179,27 @@ def with_accuracy(
             note(f"warning: {name}: while it was scored {dropped_text(**lost, unit=unit_of(pipeline.spec))}")
         found[name].update(lost)
     return report.with_accuracy(found)
+
+
+def with_profiles(
+    report: BenchReport, pipelines: Mapping[str, Any], frames: Sequence[Any], *, out: Path, count: int
+) -> BenchReport:
+    """Time the layers of every model: ``profile.json`` in ``out``, ``profile-2.json`` and so on of further models.
+
+    Raises:
+        UsageError: a model's runtime cannot tell.
+    """
+    from kd3d.bench.profile import profile, profile_json
+    from kd3d.runs.atomic import write_json
+
+    found = {}
+    for number, (name, pipeline) in enumerate(pipelines.items(), 1):
+        rows = profile_json(profile(pipeline, frames, count=count))
+        file = "profile.json" if number == 1 else f"profile-{number}.json"
+        write_json(out / file, rows)
+        slowest = sorted(rows[1:], key=lambda row: -row["timeMs"])[:SLOWEST]
+        found[name] = {"file": file, "layers": len(rows) - 1, "runs": rows[0]["count"], "slowest": slowest}
+    return report.with_profiles(found)
 
 
 def _score(pipeline: Any, data: Path, split: str, folder: Path) -> dict[str, Any]:

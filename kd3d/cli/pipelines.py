@@ -123,6 +123,11 @@ def _engine_pipeline(path: Path, how: Running) -> Any:
     return pipeline
 
 
+def cuda_name(how: Running) -> str:
+    """``cuda``, or ``cuda:N`` for another device than the first."""
+    return f"cuda:{how.index}" if how.index else "cuda"
+
+
 def stages_device(pipeline: Any) -> str:
     """``cuda`` where the CUDA kernels surround the network, else ``host``."""
     return "cuda" if hasattr(pipeline, "head_maps") else "host"

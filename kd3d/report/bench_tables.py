@@ -15,6 +15,7 @@ def more_tables(record: Mapping[str, Any]) -> list[Table]:
         _deadlines(record),
         _power(record),
         _points(record),
+        _layers(record),
         _accuracy(record),
         _versus(record),
     )
@@ -86,6 +87,15 @@ def _points(record: Mapping[str, Any]) -> Table:
             times = (number(entry["e2e_ms"].get(key), "{:.2f}") for key in ("p50", "p99"))
             pillars = number(entry["pillars_mean"], "{:,.0f}")
             table.rows.append((f"{model['name']}, {entry['points']:,}", pillars, *times))
+    return table
+
+
+def _layers(record: Mapping[str, Any]) -> Table:
+    table = Table("slowest layers, each recorded while all were", ("model, layer", "ms", "share"))
+    for model in record["models"]:
+        for row in model.get("profile", {}).get("slowest", ()):
+            share = number(row["percentage"], "{:.1f} %")
+            table.rows.append((f"{model['name']}, {row['name']}", number(row["medianMs"], "{:.3f}"), share))
     return table
 
 

@@ -1,7 +1,8 @@
-"""TensorRT's messages, kept instead of printed."""
+"""What TensorRT tells while it works: messages, kept instead of printed, and the times of layers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
@@ -32,6 +33,24 @@ def make_logger(trt: Any) -> Any:
                 self.warnings.append(message)
 
     return _Keeper()
+
+
+def make_profiler(trt: Any, sink: Callable[[str, float], object]) -> Any:
+    """A profiler for execution contexts.
+
+    Args:
+        trt: the module.
+        sink: gets the name and milliseconds of each layer, once per run.
+    """
+
+    class _Profiler(trt.IProfiler):
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            sink(layer_name, ms)
+
+    return _Profiler()
 
 
 def said(logger: Keeper) -> str:

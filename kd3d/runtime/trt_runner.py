@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd3d.errors import CudaError, DataError, DeviceMemoryError, EngineError, GraphError, UsageError
+from kd3d.errors import CudaError, DataError, DeviceMemoryError, EngineError, UsageError
 from kd3d.optional import require
 from kd3d.runtime.device.choose import open_backend
 from kd3d.runtime.device.protocol import DeviceBackend, HostBuffer, Stream
 from kd3d.runtime.engine_file import EngineFile
 from kd3d.runtime.tensors import TensorInfo
-from kd3d.runtime.trt_logger import Keeper, make_logger, said
+from kd3d.runtime.trt_logger import Keeper, make_logger, make_profiler, said
+from kd3d.runtime.trt_tensors import check_shape, engine_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
 Shapes = tuple[tuple[int, ...], ...]
@@ -188,7 +189,7 @@ class TrtRunner:
         """
         wanted = tuple(tuple(shapes[info.name]) for info in self.inputs)
         for info, shape in zip(self._inputs, wanted, strict=True):
-            _check_shape(info, shape)
+            check_shape(info, shape)
         prepared = self._prepare(wanted)
         self._launch(prepared, copies=False)
         return {info.name: shape for info, shape in zip(self._outputs, prepared.outputs, strict=True)}
@@ -204,6 +205,19 @@ class TrtRunner:
 
         return run
 
+    @contextmanager
+    def profiled(self, sink: Callable[[str, float], object]) -> Iterator[None]:
+        """Tell ``sink`` the name and milliseconds of every layer that runs, while entered; not of CUDA graphs."""
+        contexts = [prepared.context for prepared in self._prepared.values()]
+        profiler = make_profiler(self._trt, sink)  # held: a context does not own it
+        for context in contexts:
+            context.profiler = profiler
+        try:
+            yield
+        finally:
+            for prepared in self._prepared.values():
+                prepared.context.profiler = None
+
     def _load(self, stack: ExitStack) -> None:
         trt: Any = require(self.engine.module, extra="gpu" if self.engine.module == "tensorrt" else "trt-rtx")
         self.engine.check_version(str(trt.__version__))
@@ -217,7 +231,7 @@ class TrtRunner:
         self._loaded = self._deserialise(data)
         self._backend, self._stream = backend, backend.stream()
         stack.callback(backend.free_stream, self._stream)
-        self._inputs, self._outputs = _tensors(trt, self._loaded, graphs=GRAPHS if self._captures else 1)
+        self._inputs, self._outputs = engine_tensors(trt, self._loaded, graphs=GRAPHS if self._captures else 1)
         self._reserve(stack, integrated=info.integrated)
 
     @property
@@ -334,7 +348,7 @@ class TrtRunner:
             kind = np.asarray(feeds[info.name]).dtype
             if kind.kind != info.dtype.kind:
                 raise DataError(f"{self.engine.path.name}: {info.name} must be {info.dtype}, not {kind}.")
-            _check_shape(info, np.shape(feeds[info.name]))
+            check_shape(info, np.shape(feeds[info.name]))
         return tuple(np.shape(feeds[info.name]) for info in self._inputs)
 
     def _free_graphs(self, prepared: _Prepared) -> None:
@@ -352,37 +366,6 @@ class TrtRunner:
     def _forget(self) -> None:
         self._backend, self._loaded, self._runtime = None, None, None
         self._places.clear()
-
-
-def _tensors(trt: Any, loaded: Any, *, graphs: int) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-    names = [loaded.get_tensor_name(index) for index in range(loaded.num_io_tensors)]
-    found: dict[bool, list[TensorInfo]] = {True: [], False: []}
-    for name in names:
-        given = loaded.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-        found[given].append(_tensor(trt, loaded, name, graphs=graphs if given else 0))
-    return tuple(found[True]), tuple(found[False])
-
-
-def _tensor(trt: Any, loaded: Any, name: str, *, graphs: int) -> TensorInfo:
-    try:
-        dtype = np.dtype(trt.nptype(loaded.get_tensor_dtype(name)))
-    except TypeError as error:
-        raise GraphError(f"{name} is of a type that numpy does not know. Export the detector again.") from error
-    shape = tuple(int(side) if int(side) >= 0 else None for side in loaded.get_tensor_shape(name))
-    if not graphs or None not in shape:
-        return TensorInfo(name, dtype, shape, tuple(side or 0 for side in shape), shape)
-    low, _, high = (tuple(int(side) for side in each) for each in loaded.get_tensor_profile_shape(name, 0))
-    span = max(most for most, side in zip(high, shape, strict=True) if side is None)
-    return TensorInfo(name, dtype, shape, low, high, step=-(-span // graphs) if graphs > 1 else 1)
-
-
-def _check_shape(info: TensorInfo, shape: tuple[int, ...]) -> None:
-    good = len(shape) == len(info.low) and all(
-        low <= side and (high is None or side <= high)
-        for low, side, high in zip(info.low, shape, info.high, strict=False)
-    )
-    if not good:
-        raise DataError(f"{info.name} has shape {shape}, but the engine takes {info.low} to {info.high}.")
 
 
 def _refusal(logger: Keeper, what: str, *, default: type[Exception] = EngineError) -> Exception:

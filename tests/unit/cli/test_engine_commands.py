@@ -172,3 +172,23 @@ def test_a_foreign_onnx_says_what_it_lacks(work, tmp_path, capsys):
     code, told, _ = answer(capsys, "export", "trt", "--model", tmp_path / "foreign.onnx", "--out", tmp_path / "e")
     assert code == 7
     assert "does not say which detector it is" in told["error"]
+
+
+def test_the_layers_of_an_engine_are_timed_by_tensorrt_s_profiler_but_not_within_a_graph(
+    work, engine, capsys, tmp_path
+):
+    quick = ["--iterations", "3", "--warmup", "0", "--warmup-ms", "0", "--streams", "1", "--no-power", "--profile"]
+    np.load(work / "cloud.npy").tofile(tmp_path / "cloud.bin")
+    line = ["bench", engine, "--frames", tmp_path / "cloud.bin", "--cuda-backend", "ctypes", *quick]
+    code, got, _ = answer(capsys, *line, "--out", tmp_path / "bench")
+    assert code == 0
+    rows = json.loads((tmp_path / "bench/profile.json").read_text())
+    assert rows[0] == {"count": 3}
+    assert [(row["name"], row["medianMs"], row["percentage"]) for row in rows[1:]] == [
+        ("conv1", 0.75, 75.0),
+        ("conv2", 0.25, 25.0),
+    ]
+    assert got["models"][0]["profile"]["layers"] == 2
+    code, got, _ = answer(capsys, *line, "--out", tmp_path / "graph", "--cuda-graph")
+    assert code == 2
+    assert "Leave --cuda-graph out" in got["error"]

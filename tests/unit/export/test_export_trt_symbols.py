@@ -15,6 +15,7 @@ import kd3d.export.trt_build as build_module
 import kd3d.export.trt_inspect as inspect_module
 import kd3d.runtime.trt_logger as logger_module
 import kd3d.runtime.trt_runner as runner_module
+import kd3d.runtime.trt_tensors as tensors_module
 
 ABSENT = {
     "8.6.1": {"STRONGLY_TYPED", "SAME_COMPUTE_CAPABILITY"},
@@ -33,7 +34,7 @@ ROOTS = {
     "context", "self._trt", "self._runtime", "self._loaded", "prepared.context",
 }  # fmt: skip
 PYTHON = {"__init__", "__version__"}
-MODULES = (build_module, inspect_module, logger_module, runner_module)
+MODULES = (build_module, inspect_module, logger_module, runner_module, tensors_module)
 
 
 def used_names(modules=MODULES):
