@@ -26,9 +26,10 @@ check:
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(AT_ONCE)
 
+# Hours; a stopped run goes on where it was, and a finished one writes benchmarks/results/test_all.json.
 test-all: $(VENV)/.installed-dev
 	$(MAKE) check VENV=$(VENV)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python benchmarks/test_all
 
 # Every suite in benchmarks/ records its result into benchmarks/results/; then the README's tables are written anew.
 bench: $(VENV)/.installed-dev

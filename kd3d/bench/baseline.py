@@ -25,6 +25,11 @@ def read_baseline(path: Path) -> dict[str, Any]:
     value = read_json(file)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise DataError(f"{file}: not a benchmark of schema {SCHEMA}. Make one with: kd3d bench --out DIR")
+    env, frames = value.get("env", {}), value.get("frames", {})
+    if not all(
+        isinstance(part, dict) for part in (env, frames, env.get("machine", {}) if isinstance(env, dict) else 0)
+    ):
+        raise DataError(f"{file}: its env, machine or frames are no objects. Measure the baseline again.")
     models = value.get("models")
     if not isinstance(models, list) or not all(_usable(model) for model in models):
         raise DataError(f"{file}: a model lacks its name or e2e_ms.spread. Measure the baseline again.")

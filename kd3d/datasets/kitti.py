@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +116,23 @@ def _split_tokens(root: Path, folder: Path, split: str) -> list[str]:
     if listed:
         if split not in listed:
             raise UsageError(f"{sets}: has no split {split}. Choose one of {', '.join(listed)}.")
-        tokens = (sets / f"{split}.txt").read_text().split()
+        tokens = _listed(sets / f"{split}.txt")
     else:
         tokens = _derived_split(sorted(path.stem for path in (folder / "velodyne").glob("*.bin")), split)
     if not tokens:
         raise DataError(f"{folder}: the split {split} has no frames. Add frames, or list them in {sets}/{split}.txt.")
+    return tokens
+
+
+def _listed(path: Path) -> list[str]:
+    """The frames that a file of ``ImageSets`` names."""
+    try:
+        tokens = path.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable as a list of frames ({error}). Restore it.") from error
+    odd = [token for token in tokens if not re.fullmatch(r"[\w.-]+", token)]
+    if odd:  # it becomes part of a path
+        raise DataError(f"{path}: {odd[0][:40]!r} is no name of a frame, such as 000123. Restore the file.")
     return tokens
 
 

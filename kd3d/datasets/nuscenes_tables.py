@@ -85,7 +85,7 @@ def table_problems(root: Path, version: str) -> list[str]:
             continue
         try:
             json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problems.append(f"{path}: the table is not valid JSON ({error}). {_REPAIR}")
     return problems
 
@@ -113,7 +113,7 @@ def _open(root: Path, version: str, stamps: tuple[int, ...]) -> Any:
     try:
         with quiet():
             return devkit.NuScenes(version=version, dataroot=str(root), verbose=False)
-    except ValueError as error:  # json.JSONDecodeError does not say in which file
+    except (ValueError, RecursionError) as error:  # json.JSONDecodeError does not say in which file
         problems = table_problems(root, version)
         raise DataError(problems[0] if problems else f"{root / version}: {error}. {_REPAIR}") from error
     except KeyError as error:

@@ -18,8 +18,11 @@ from kd3d.errors import DataError, UsageError
 from kd3d.geometry.boxes import Boxes3D, Floats, Ints
 from kd3d.geometry.iou import bev_iou
 from kd3d.runs.atomic import atomic_folder, read_json, write_json
+from kd3d.runtime.arrays import map_array, read_arrays
+from kd3d.runtime.points import check_finite
 
 FORMAT = 1
+_AGAIN = "Build it again."
 
 
 class SampleDatabase:
@@ -35,18 +38,29 @@ class SampleDatabase:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         index = read_json(self.folder / "index.json")
-        if index.get("format") != FORMAT:
+        if not isinstance(index, dict) or index.get("format") != FORMAT:
             raise DataError(f"{self.folder}: a sample database of another format. Build it again.")
-        self.classes = tuple(index["classes"])
-        self.features = tuple(index["features"])
+        stored = read_arrays(self.folder / "objects.npz", again=_AGAIN)
+        self._points: Floats | None = map_array(self.folder / "points.npy", again=_AGAIN)
         try:
-            with np.load(self.folder / "objects.npz") as stored:
-                self.boxes = Boxes3D(stored["boxes"], stored["label"])
-                self._start = stored["start"]
-            self._points: Floats | None = np.load(self.folder / "points.npy", mmap_mode="r")
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise DataError(f"{self.folder}: a damaged sample database ({error}). Build it again.") from error
+            self.classes, self.features = _names(index["classes"]), _names(index["features"])
+            self.boxes, self._start = Boxes3D(stored["boxes"], stored["label"]), stored["start"]
+            self._check(self._points)
+        except (ValueError, KeyError, TypeError, OverflowError, DataError) as error:
+            raise DataError(f"{self.folder}: a damaged sample database ({error}). {_AGAIN}") from error
         self.counts = {name: int((self.boxes.label == i).sum()) for i, name in enumerate(self.classes)}
+
+    def _check(self, points: Floats) -> None:
+        """Whether the files fit together; the points themselves are not read."""
+        start, labels = self._start, self.boxes.label
+        if points.ndim != 2 or points.shape[1] != len(self.features) or points.dtype != np.float32:
+            raise ValueError(f"points are {points.dtype} of shape {points.shape}, with {len(self.features)} features")
+        if start.dtype.kind not in "iu" or start.shape != (len(labels) + 1,) or (np.diff(start) < 0).any():
+            raise ValueError(f"{len(labels)} objects, but {start.shape} places of their points")
+        if start[0] < 0 or start[-1] > len(points):
+            raise ValueError(f"objects have points up to {start[-1]} of {len(points)}")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+            raise ValueError(f"labels are {labels.min()} to {labels.max()}, with {len(self.classes)} classes")
 
     def __len__(self) -> int:
         """Number of objects."""
@@ -57,10 +71,15 @@ class SampleDatabase:
         return {**self.__dict__, "_points": None}
 
     def points(self, index: int) -> Floats:
-        """``[N, F]`` points of one object where it was recorded."""
+        """``[N, F]`` points of one object where it was recorded.
+
+        Raises:
+            DataError: they hold NaN or infinity.
+        """
         if self._points is None:
-            self._points = np.load(self.folder / "points.npy", mmap_mode="r")
-        return np.asarray(self._points[self._start[index] : self._start[index + 1]])
+            self._points = map_array(self.folder / "points.npy", again=_AGAIN)
+        points = np.asarray(self._points[self._start[index] : self._start[index + 1]])
+        return check_finite(points, f"object {index} of {self.folder}")
 
     def paste(self, sample: Sample, rng: np.random.Generator, counts: Sequence[tuple[str, int]]) -> Sample:
         """Fill each class of ``sample`` up to its count, as far as objects fit without overlap.
@@ -107,6 +126,12 @@ class SampleDatabase:
             if apart[i, np.array(kept, np.int64)].all():
                 kept.append(int(i))
         return np.asarray(candidates[kept])
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"{value!r} are no names")
+    return tuple(value)
 
 
 def build_database(

@@ -10,6 +10,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from kd3d import __version__
@@ -73,8 +74,11 @@ def load_model(folder: Path) -> Model:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: not a kd3d model, {name} is missing. Give a folder made by kd3d.")
     spec = from_json(DetectorSpec, read_json(folder / SPEC_FILE))
+    tensors, source = read_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE)
+    with torch.device("meta"):  # a damaged specification may ask for more memory than there is
+        _check_tensors(build(spec), tensors, source)
     module = build(spec)
-    load_weights(module, read_tensors(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
+    load_weights(module, tensors, source=source)
     meta = read_json(folder / META_FILE) if (folder / META_FILE).is_file() else {}
     if not isinstance(meta, dict):
         raise CheckpointError(f"{folder / META_FILE}: must be a JSON object. Restore the file or delete it.")
@@ -104,6 +108,12 @@ def load_weights(module: CenterPoint, tensors: Mapping[str, Tensor], *, source: 
     Raises:
         CheckpointError: lists every difference; ``module`` is unchanged.
     """
+    _check_tensors(module, tensors, source)
+    module.load_state_dict(dict(tensors))
+
+
+def _check_tensors(module: CenterPoint, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Names, shapes and finiteness; ``module`` may be without memory."""
     wanted = module.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
     problems += [f"{name} is not part of {module.spec.name}" for name in tensors if name not in wanted]
@@ -122,7 +132,6 @@ def load_weights(module: CenterPoint, tensors: Mapping[str, Tensor], *, source: 
             f"{source}: {len(problems)} tensor(s) do not fit {module.spec.name}: {'; '.join(problems)}. "
             "Use the specification that the weights were made with."
         )
-    module.load_state_dict(dict(tensors))
 
 
 def weights_hash(folder: Path) -> str:

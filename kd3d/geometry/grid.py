@@ -7,6 +7,7 @@ from typing import Literal
 
 from kd3d.errors import SpecError
 
+_MOST_CELLS = 1 << 13  # along a side: four times as many as any published grid
 _WHOLE = 1e-4  # ranges such as 74.24 / 0.32 are not exact in binary
 
 
@@ -33,6 +34,11 @@ class BevGrid:
             low, high = getattr(self, f"{axis}_min_m"), getattr(self, f"{axis}_max_m")
             if not low < high:
                 raise SpecError(f"{axis}_min_m ({low:g}) must be below {axis}_max_m ({high:g}).")
+            if axis != "z" and not (high - low) / self.cell_m <= _MOST_CELLS:
+                raise SpecError(
+                    f"the {axis} range of {high - low:g} m has more than {_MOST_CELLS:,} cells of {self.cell_m:g} m. "
+                    "Use larger cells or a smaller range."
+                )
             if axis != "z" and abs((high - low) / self.cell_m - round((high - low) / self.cell_m)) > _WHOLE:
                 cells = (high - low) / self.cell_m
                 better = low + round(cells) * self.cell_m

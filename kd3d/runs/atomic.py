@@ -155,5 +155,5 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text())
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of lists in lists in lists
         raise DataError(f"{path}: not readable as JSON ({error}). Restore the file or make it again.") from error

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from kd3d.errors import DataError, OutputError
 from kd3d.geometry.boxes import Boxes3D, Floats
 from kd3d.runs.atomic import atomic_folder, output_errors, read_json, write_json
+from kd3d.runtime.arrays import read_arrays, reason
 
 _INDEX, _FORMAT = "frames.json", 1
 
@@ -108,14 +108,13 @@ class FrameFolder:
         """
         entry = self._entries[index]
         file = self.path / str(entry.get("file"))
+        if not file.is_file():
+            raise DataError(f"{file}: no such file, though {_INDEX} lists it. Make the frames again.")
+        arrays = read_arrays(file, again="Make the frames again.")
         try:
-            # Opened here, because np.load leaves a file it opened itself open where it fails.
-            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-                return _frame(entry, {name: arrays[name] for name in arrays.files})
-        except FileNotFoundError as error:
-            raise DataError(f"{file}: no such file, though {_INDEX} lists it. Make the frames again.") from error
-        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, AttributeError) as error:
-            raise DataError(f"{file}: not a readable frame ({error}). Make the frames again.") from error
+            return _checked(_frame(entry, arrays))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+            raise DataError(f"{file}: not a readable frame ({reason(error)}). Make the frames again.") from error
         except DataError as error:
             raise DataError(f"{file}: {error}") from error
 
@@ -165,15 +164,39 @@ def _entry(frame: Frame, name: str) -> dict[str, Any]:
     }
 
 
+def _checked(frame: Frame) -> Frame:
+    """What was read, with poses that are matrices, and labels that have a class.
+
+    Raises:
+        ValueError: says what is not so.
+    """
+    shapes = {"lidar2ego": (4, 4), "ego2global": (4, 4), "lidar2image": (3, 4)}
+    for name, shape in shapes.items():
+        matrix = getattr(frame, name)
+        if matrix is not None and (matrix.shape != shape or not np.isfinite(matrix).all()):
+            raise ValueError(f"{name} must be a matrix of shape {shape} of finite numbers")
+    if frame.boxes is not None and len(frame.boxes):
+        low, high = int(frame.boxes.label.min()), int(frame.boxes.label.max())
+        if low < 0 or high >= len(frame.classes):
+            raise ValueError(f"labels are {low} to {high}, but there are {len(frame.classes)} classes")
+    return frame
+
+
+def _names(entry: dict[str, Any], key: str) -> tuple[str, ...]:
+    if not isinstance(entry[key], list) or not all(isinstance(name, str) for name in entry[key]):
+        raise ValueError(f"{key} must be a list of names, but is {entry[key]!r}")
+    return tuple(entry[key])
+
+
 def _frame(entry: dict[str, Any], arrays: dict[str, Any]) -> Frame:
     size = entry.get("image_size_px")
     boxes = Boxes3D(arrays["boxes"], arrays["labels"], arrays.get("scores")) if "boxes" in arrays else None
     return Frame(
         token=str(entry["token"]),
         points=arrays["points"],
-        features=tuple(entry["features"]),
+        features=_names(entry, "features"),
         boxes=boxes,
-        classes=tuple(entry["classes"]),
+        classes=_names(entry, "classes"),
         lidar2ego=arrays["lidar2ego"],
         ego2global=arrays["ego2global"],
         lidar2image=arrays.get("lidar2image"),

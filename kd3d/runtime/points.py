@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from kd3d.errors import DataError
 from kd3d.geometry.boxes import Floats
+from kd3d.runtime.arrays import read_arrays
 from kd3d.runtime.pillar_kernel import compiled
 from kd3d.spec.detector import PointSpec
 
@@ -145,13 +145,9 @@ def _read_bin(path: Path, columns: tuple[str, ...]) -> Floats:
 def _read_array(path: Path) -> Floats:
     if path.suffix not in (".npy", ".npz"):
         raise DataError(f"{path}: a cloud is a .bin, .npy or .npz file.")
-    try:
-        with path.open("rb") as file:  # np.load leaves a file it opened itself open where it fails
-            loaded = np.load(file, allow_pickle=False)
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
-                return np.asarray(loaded)
-            if "points" not in loaded.files:
-                raise DataError(f"{path}: has no array 'points', only {', '.join(loaded.files) or 'nothing'}.")
-            return np.asarray(loaded["points"])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise DataError(f"{path}: not readable as a numpy file ({error}). Write the file again.") from error
+    arrays = read_arrays(path, again="Write the file again.")
+    if "" in arrays:
+        return arrays[""]
+    if "points" not in arrays:
+        raise DataError(f"{path}: has no array 'points', only {', '.join(arrays) or 'nothing'}.")
+    return arrays["points"]

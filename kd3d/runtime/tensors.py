@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kd3d.errors import GraphError
+
 _NAMES = {"tensor(float)": "f4", "tensor(double)": "f8", "tensor(bool)": "?"}  # the others are numpy's own
 
 
@@ -44,7 +46,17 @@ def find_tensor(tensors: Iterable[TensorInfo], name: str) -> TensorInfo | None:
 
 
 def onnx_tensor(item: Any) -> TensorInfo:
-    """An input or output as ONNX Runtime describes it; a free side has no upper limit there."""
+    """An input or output as ONNX Runtime describes it; a free side has no upper limit there.
+
+    Raises:
+        GraphError: it is of a type that numpy does not have.
+    """
     shape = tuple(side if isinstance(side, int) and side > 0 else None for side in item.shape)
-    dtype = np.dtype(_NAMES.get(item.type) or item.type.removeprefix("tensor(").removesuffix(")"))
+    try:
+        dtype = np.dtype(_NAMES.get(item.type) or item.type.removeprefix("tensor(").removesuffix(")"))
+    except TypeError as error:
+        raise GraphError(
+            f"{item.name} is of type {item.type}, which no network of kd3d has. Export the detector with: kd3d export "
+            "onnx"
+        ) from error
     return TensorInfo(item.name, dtype, shape, tuple(side or 1 for side in shape), shape)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kd3d.errors import SpecError
+from kd3d.spec.limits import MOST_LAYERS, at_most
 
 # (below, from): an anchor whose overlap with every object is below the first is background, from the second on it
 # stands for an object. By class name: OpenPCDet's configurations for KITTI and Waymo (capitals), and for nuScenes.
@@ -87,6 +88,7 @@ class AnchorHeadSpec:
             raise SpecError(f"a class occurs twice in the anchors {self.classes}.")
         if self.direction_bins < 1:
             raise SpecError(f"direction_bins must be at least 1, not {self.direction_bins}.")
+        at_most(MOST_LAYERS, direction_bins=self.direction_bins, rotations=len(self.rotations_rad))
 
     @property
     def classes(self) -> tuple[str, ...]:

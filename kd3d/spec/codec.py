@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from kd3d.errors import SpecError
 
 T = TypeVar("T")
+_TOO_LARGE = 2**31  # nothing in a specification comes near; NaN and infinity are not below it either
 
 
 def to_json(value: Any) -> Any:
@@ -64,6 +65,8 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         if value not in arguments:
             raise SpecError(f"{where} must be one of {', '.join(map(repr, arguments))}, but is {value!r}.")
         return value
+    if isinstance(value, (int, float)) and not abs(value) < _TOO_LARGE:
+        raise SpecError(f"{where} must be a number of ordinary size, but is {value!r}.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

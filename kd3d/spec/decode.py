@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kd3d.errors import SpecError
+from kd3d.spec.limits import MOST_ROWS, at_most
 
 
 @dataclass(frozen=True)
@@ -44,5 +45,6 @@ class DecodeSpec:
         for name in ("top_k", "nms_pre", "nms_post"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} must be at least 1, not {getattr(self, name)}.")
+            at_most(MOST_ROWS, **{name: getattr(self, name)})
         if not 0 <= self.score_threshold < 1:
             raise SpecError(f"score_threshold must be in 0..1, not {self.score_threshold:g}.")

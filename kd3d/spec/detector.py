@@ -9,6 +9,7 @@ from kd3d.errors import SpecError
 from kd3d.geometry.grid import BevGrid
 from kd3d.spec.anchor import AnchorHeadSpec
 from kd3d.spec.decode import DecodeSpec
+from kd3d.spec.limits import MOST_CHANNELS, MOST_LAYERS, MOST_POINTS, MOST_ROWS, at_most
 from kd3d.spec.voxel import VoxelEncoderSpec
 
 
@@ -36,8 +37,8 @@ class PointSpec:
             raise SpecError(
                 f"point features must begin with x, y, z and be out of {', '.join(known)}; got {self.features}."
             )
-        if self.sweeps < 0:
-            raise SpecError(f"sweeps must be 0 or more, not {self.sweeps}.")
+        if not 0 <= self.sweeps <= MOST_LAYERS:
+            raise SpecError(f"sweeps must be 0 to {MOST_LAYERS}, not {self.sweeps}.")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ class PillarEncoderSpec:
             raise SpecError(f"encoder filters must be positive, and even but for the last; got {self.filters}.")
         if self.max_points < 1 or self.max_pillars < 1:
             raise SpecError("max_points and max_pillars must be at least 1.")
+        at_most(MOST_CHANNELS, filters=self.filters)
+        at_most(MOST_POINTS, max_points=self.max_points)
+        at_most(MOST_ROWS, max_pillars=self.max_pillars)
 
     @property
     def rows(self) -> int:
@@ -108,6 +112,10 @@ class BevBackboneSpec:
             raise SpecError("strides, layers, channels, up_strides and up_channels must be equally long and not empty.")
         if min(self.channels) < 1 or min(self.up_channels) < 1 or min(self.layers) < 0 or min(self.strides) < 1:
             raise SpecError("channels and strides must be at least 1, and layers at least 0.")
+        at_most(MOST_CHANNELS, channels=self.channels, up_channels=self.up_channels)
+        at_most(MOST_LAYERS, layers=self.layers, strides=self.strides, levels=len(self.layers))
+        if not all(_whole(up) or _whole(1 / up if up else 0) for up in self.up_strides):
+            raise SpecError(f"up_strides must be whole numbers, or one over such, not {self.up_strides}.")
         if len(set(self._out_strides())) != 1:
             raise SpecError(f"the up branches end at different strides {self._out_strides()}; they must agree.")
         if self._out_strides()[0] != int(self._out_strides()[0]):
@@ -139,6 +147,10 @@ class BevBackboneSpec:
         return product
 
 
+def _whole(number: float) -> bool:
+    return 1 <= number <= MOST_LAYERS and abs(number - round(number)) < 1e-6
+
+
 @dataclass(frozen=True)
 class CenterHeadSpec:
     """CenterPoint's head: a shared convolution, then per task one branch per regressed quantity and one heatmap.
@@ -162,6 +174,7 @@ class CenterHeadSpec:
             raise SpecError(f"a class occurs twice in the tasks {self.tasks}.")
         if self.shared_channels < 1 or self.branch_channels < 1:
             raise SpecError("shared_channels and branch_channels must be at least 1.")
+        at_most(MOST_CHANNELS, shared_channels=self.shared_channels, branch_channels=self.branch_channels)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -7,7 +7,9 @@ from typing import Literal
 
 from kd3d.errors import SpecError
 from kd3d.geometry.grid import BevGrid
+from kd3d.spec.limits import MOST_CHANNELS, MOST_LAYERS, MOST_POINTS, MOST_ROWS, at_most
 
+_MOST_STAGES, _MOST_HEIGHT = 12, 4096
 _WHOLE = 1e-4  # 6.0 / 0.15 is not exact in binary
 
 
@@ -69,6 +71,11 @@ class VoxelEncoderSpec:
             raise SpecError(f"z_paddings must be 0 or 1, not {self.z_paddings}.")
         if self.max_points < 1 or self.max_voxels < 1:
             raise SpecError("max_points and max_voxels must be at least 1.")
+        at_most(MOST_CHANNELS, channels=self.channels, inputs=self.input_channels, outputs=self.out_channels)
+        at_most(MOST_LAYERS, blocks=self.blocks)
+        at_most(_MOST_STAGES, stages=len(self.channels))
+        at_most(MOST_POINTS, max_points=self.max_points)
+        at_most(MOST_ROWS, max_voxels=self.max_voxels)
 
     @property
     def rows(self) -> int:
@@ -103,6 +110,8 @@ class VoxelEncoderSpec:
             SpecError: the grid's height is not a whole number of voxels, or too low for the stages.
         """
         layers = grid.height_m / self.height_m
+        if not layers <= _MOST_HEIGHT:
+            raise SpecError(f"{layers:g} voxels of height are more than {_MOST_HEIGHT}; use higher voxels.")
         if abs(layers - round(layers)) > _WHOLE:
             raise SpecError(
                 f"the z range of {grid.height_m:g} m is {layers:.3f} voxels of {self.height_m:g} m; "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from kd3d.runs.atomic import write_bytes
 from kd3d.training.ema import Ema
 
 FORMAT = 1
+DAMAGE = (
+    OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError,
+    MemoryError, OverflowError, RecursionError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclass
@@ -93,18 +99,25 @@ def load_state(path: Path, state: TrainState, identity: dict[str, Any]) -> None:
         if state.adapters is not None:
             state.adapters.load_state_dict(content["adapters"])
         state.step = int(content["step"])
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        first = str(error).splitlines()[0]
+        odd = [name for name, tensor in state.module.state_dict().items() if not bool(tensor.isfinite().all())]
+        if odd:
+            raise ValueError(f"{odd[0]} is not finite")
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: does not fit this run ({first}). Delete it to begin again.") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     advice = "Delete it to begin the run again, or restore it from a copy."
     try:
+        with zipfile.ZipFile(path) as archive:  # torch compares no check sums: a changed weight would go unseen
+            changed = archive.testzip()
+        if changed is not None:
+            raise CheckpointError(f"{path}: corrupt (the check sum of {changed} differs). {advice}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: not a training checkpoint of kd3d, corrupt or unsafe. {advice}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except DAMAGE as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: corrupt or not readable ({first}). {advice}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -20,7 +20,8 @@ _CORRUPT = ("not a database", "malformed", "no such table", "no such column")
 _KINDS = "a journal file (.log, .journal), an SQLite file (.db, .sqlite) or postgresql://USER@HOST/NAME"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TRIES = 3
-_DAMAGE = (ValueError, KeyError, TypeError, AssertionError)  # what Optuna raises over a journal that is none
+# What Optuna raises over a journal that is none, or a database with other things in its columns.
+_DAMAGE = (ValueError, KeyError, TypeError, AssertionError, AttributeError, IndexError, OverflowError, RecursionError)
 Result = TypeVar("Result")
 
 
@@ -102,9 +103,10 @@ class StudyStorage:
         text = _reason(error)
         if isinstance(error, (sql.DatabaseError, optuna.StorageInternalError)) and any(w in text for w in _CORRUPT):
             return DataError(f"{self.name}: holds no study, or a damaged one ({text}). Choose another --storage.")
-        if self.path is not None and self._url is None and isinstance(error, _DAMAGE):
+        if self.path is not None and isinstance(error, _DAMAGE):
+            kind = "journal" if self._url is None else "database"
             return DataError(
-                f"{self.name}: not a journal of a study, or a damaged one ({text}). Choose another --storage."
+                f"{self.name}: not a {kind} of a study, or a damaged one ({text}). Choose another --storage."
             )
         if (isinstance(error, OSError) and error.errno in _FULL) or "disk is full" in text:
             return OutputError(

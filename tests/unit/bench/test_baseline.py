@@ -89,6 +89,10 @@ def test_a_baseline_is_read_from_its_file_or_its_folder(tmp_path):
         ),
         ('{"schema": "kd3d.bench/1", "models": [3]}', "lacks its name or e2e_ms.spread"),
         ("{", "not readable as JSON"),
+        ('{"schema": "kd3d.bench/1", "models": [], "env": 3}', "env, machine or frames are no objects"),
+        ('{"schema": "kd3d.bench/1", "models": [], "env": {"machine": 1}}', "env, machine or frames are no objects"),
+        ('{"schema": "kd3d.bench/1", "models": [], "frames": "x"}', "env, machine or frames are no objects"),
+        ("[" * 5000, "not readable as JSON"),
     ],
 )
 def test_a_damaged_baseline_is_refused(tmp_path, content, match):

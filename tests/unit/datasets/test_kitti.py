@@ -195,3 +195,17 @@ def test_the_test_split_has_no_labels(root):
 def test_an_empty_cloud_is_a_frame_without_points(root):
     (root / "training/velodyne/000001.bin").write_bytes(b"")
     assert KittiDataset(root, split="train")[0].points.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"000001\n\xff\n", r"train\.txt: not readable as a list of frames"),
+        (b"000001\n\0\0\n", r"train\.txt: '\\x00\\x00' is no name of a frame, such as 000123"),
+        (b"../../000001\n", r"train\.txt: '\.\./\.\./000001' is no name of a frame"),
+    ],
+)
+def test_a_damaged_list_of_frames_is_named(root, content, text):
+    (root / "ImageSets" / "train.txt").write_bytes(content)
+    with pytest.raises(DataError, match=text):
+        KittiDataset(root, split="train")

@@ -1,3 +1,4 @@
+import json
 import pickle
 from dataclasses import replace
 
@@ -108,8 +109,52 @@ def test_a_damaged_or_missing_database_is_named(dataset, tmp_path):
         SampleDatabase(tmp_path)
     build_database(dataset, tmp_path / "db")
     (tmp_path / "db" / "objects.npz").write_bytes(b"PK")
-    with pytest.raises(DataError, match="a damaged sample database"):
+    with pytest.raises(DataError, match=r"objects\.npz: not readable as a numpy file .* Build it again"):
         SampleDatabase(tmp_path / "db")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"start": np.zeros((3, 1), np.int64)}, "places of their points"),
+        ({"start": "reversed"}, "places of their points"),
+        ({"start": "longer"}, r"objects have points up to \d+ of \d+"),
+        ({"label": "high"}, r"labels are \d+ to 99, with \d+ classes"),
+        ({"points": np.zeros((4, 3, 2), np.float32)}, r"points are float32 of shape \(4, 3, 2\)"),
+        ({"classes": ["car", 0]}, r"\['car', 0\] are no names"),
+    ],
+)
+def test_files_of_a_database_that_do_not_fit_together_are_refused(dataset, tmp_path, change, text):
+    folder = tmp_path / "db"
+    build_database(dataset, folder)
+    with np.load(folder / "objects.npz") as stored:
+        arrays = dict(stored)
+    made = {
+        "reversed": lambda old: old[::-1],
+        "longer": lambda old: old + 10**6,
+        "high": lambda old: np.where(old == old.max(), 99, old),
+    }
+    for name, value in change.items():
+        if name == "points":
+            np.save(folder / "points.npy", value)
+        elif name == "classes":
+            index = json.loads((folder / "index.json").read_text())
+            (folder / "index.json").write_text(json.dumps({**index, "classes": value}))
+        else:
+            arrays[name] = made[value](arrays[name]) if isinstance(value, str) else value
+    np.savez(folder / "objects.npz", **arrays)
+    with pytest.raises(DataError, match=rf"a damaged sample database \(.*{text}"):
+        SampleDatabase(folder)
+
+
+def test_an_object_with_points_that_are_not_finite_is_refused_when_it_is_used(dataset, tmp_path):
+    folder = tmp_path / "db"
+    build_database(dataset, folder)
+    points = np.load(folder / "points.npy")
+    points[:, 0] = np.nan
+    np.save(folder / "points.npy", points)
+    with pytest.raises(DataError, match=r"object 0 of .*points have NaN or infinite values"):
+        SampleDatabase(folder).points(0)
 
 
 def test_a_set_without_objects_gives_no_database(dataset, tmp_path):

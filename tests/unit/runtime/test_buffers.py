@@ -3,8 +3,11 @@
 import gc
 
 import numpy as np
+import pytest
 
+from kd3d.errors import GraphError
 from kd3d.runtime.buffers import BufferPool
+from kd3d.runtime.tensors import onnx_tensor
 
 
 def test_a_released_buffer_is_used_again_also_for_less():
@@ -38,3 +41,11 @@ def test_a_tensor_made_from_a_buffer_holds_it():
 def test_names_do_not_share_memory():
     pool = BufferPool()
     assert not np.shares_memory(pool.empty("a", (4,), np.int32), pool.empty("b", (4,), np.int32))
+
+
+def test_a_type_that_numpy_does_not_have_is_refused_by_name():
+    class Item:
+        name, type, shape = "features", "tensor(float8e4m3fnuz)", ["p", 4]
+
+    with pytest.raises(GraphError, match=r"features is of type tensor\(float8e4m3fnuz\), which no network of kd3d has"):
+        onnx_tensor(Item())

@@ -95,7 +95,7 @@ def test_a_flipped_byte_is_noticed(tmp_path):
     content = bytearray(file.read_bytes())
     content[content.index(b"NUMPY") + 130] ^= 0xFF
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"000000.npz: not a readable frame"):
+    with pytest.raises(DataError, match=r"000000.npz: not readable as a numpy file"):
         read_frames(tmp_path)[0]
 
 
@@ -124,3 +124,35 @@ def test_a_folder_without_an_index_says_how_to_make_one(tmp_path):
 def test_the_index_names_the_points_of_each_frame(tmp_path):
     write_frames([frame("a")], tmp_path)
     assert json.loads((tmp_path / "frames.json").read_text())["frames"][0]["points"] == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"lidar2ego": np.full((4, 4), np.nan)}, r"lidar2ego must be a matrix of shape \(4, 4\) of finite numbers"),
+        ({"ego2global": np.eye(3)}, r"ego2global must be a matrix of shape \(4, 4\)"),
+        ({"lidar2image": np.eye(4)}, r"lidar2image must be a matrix of shape \(3, 4\)"),
+        ({"boxes": Boxes3D(np.ones((1, 9)), np.array([7]))}, "labels are 7 to 7, but there are 2 classes"),
+    ],
+)
+def test_a_frame_that_nobody_could_use_is_refused(tmp_path, changes, text):
+    write_frames([frame("a", **changes)], tmp_path)
+    with pytest.raises(DataError, match=rf"000000.npz: not a readable frame \({text}"):
+        read_frames(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("classes", ["car", 3], r"classes must be a list of names, but is \['car', 3\]"),
+        ("features", "xyzi", "features must be a list of names"),
+        ("image_size_px", [3], "list index out of range"),
+    ],
+)
+def test_an_odd_entry_of_the_index_is_refused(tmp_path, key, value, text):
+    write_frames([frame("a")], tmp_path)
+    index = json.loads((tmp_path / "frames.json").read_text())
+    index["frames"][0][key] = value
+    (tmp_path / "frames.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match=text):
+        read_frames(tmp_path)[0]

@@ -135,6 +135,28 @@ class Evil:
         return (os.mkdir, (self.marker,))
 
 
+def test_a_changed_weight_in_a_checkpoint_is_found_by_its_check_sum(tmp_path, uninterrupted):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    path = run / "checkpoints" / "last.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"last\.pt: corrupt .*(check sum|CRC)"):
+        whole_run(run)
+
+
+def test_a_checkpoint_with_a_weight_that_is_not_finite_is_refused(tmp_path, uninterrupted):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    path = run / "checkpoints" / "last.pt"
+    content = torch.load(path, weights_only=True)
+    next(iter(content["module"].values()))[0] = float("nan")
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"does not fit this run \(.* is not finite\). Delete it to begin again"):
+        whole_run(run)
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, uninterrupted):
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)

@@ -11,7 +11,7 @@ from kd3d.compress.search.halving import standings
 from kd3d.compress.search.journal import cut_torn_line
 from kd3d.compress.search.storage import StudyStorage
 from kd3d.compress.search.worker import Worker
-from kd3d.errors import OutputError
+from kd3d.errors import DataError, OutputError
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +92,32 @@ def test_a_full_disk_is_named_and_the_study_goes_on_when_there_is_room(tmp_path,
     complete = [job for job in work.board().jobs() if job.state == "complete"]
     assert len(complete) == 6
     assert len(trained(tmp_path)) <= 7 and done >= 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"params":{', b'"params":{"x":' + b"[" * 5000),
+        (b'"params":{"backbone":', b'"params":{"backbone":Infinity,"x":'),
+    ],
+    ids=["lists in lists", "an infinite choice"],
+)
+def test_a_journal_with_values_that_optuna_stumbles_over_is_refused(finished, tmp_path, old, new):
+    content, whole = finished
+    content = content.replace(b": ", b":")
+    assert old in content
+    (tmp_path / "study.journal").write_bytes(content.replace(old, new, 1))
+    work = task(tmp_path, trials=4, rungs=(10, 20), request=task(whole, trials=4, rungs=(10, 20)).request)
+    with pytest.raises(DataError, match=r"study.journal: not a journal of a study, or a damaged one"):
+        work.board().jobs()
+
+
+def test_a_database_with_other_things_in_its_columns_is_refused(tmp_path):
+    import sqlite3
+
+    work = task(tmp_path, trials=4, rungs=(10, 20), storage=str(tmp_path / "a.db"))
+    Worker(work, work.board(), lambda job, update: None).work()
+    with sqlite3.connect(tmp_path / "a.db") as database:
+        database.execute("update trial_params set distribution_json = '{'")
+    with pytest.raises(DataError, match=r"a.db: not a database of a study, or a damaged one"):
+        work.board().jobs()
