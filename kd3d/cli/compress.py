@@ -10,6 +10,7 @@ import typer
 from kd3d.cli import labelling, latency, searching, teaching
 from kd3d.cli.console import emit, say
 from kd3d.cli.importing import keep_imported
+from kd3d.cli.models import load_model
 from kd3d.cli.options import (
     BudgetFlops,
     BudgetParams,
@@ -98,7 +99,7 @@ def compress(
         study_name=study,
         workers=search_workers,
     )
-    model = teaching.load_teacher(teacher)
+    model = load_model(teacher)
     training = training_settings(
         steps=steps,
         epochs=epochs,
@@ -117,6 +118,7 @@ def compress(
         recipe={**recipe, "blend": blend},
         control=control,
         base=recipe_file,
+        models=(model.spec, model.spec),
         cache=teaching.cache(teacher_cache, cache_augmentations),
         running=teaching.running(teacher_precision, compiled=compile_teacher),
     )

@@ -56,10 +56,8 @@ def distill(
     from kd3d.cli.pipelines import torch_device
     from kd3d.compress.distilling import distill as run_distill
     from kd3d.report.table import comparison, show
-    from kd3d.training.teachable import check_teachable
 
     model, spec = load_model(teacher), read_spec(student)
-    check_teachable(model.spec, spec)
     training = training_settings(
         steps=steps,
         epochs=epochs,
@@ -78,6 +76,7 @@ def distill(
         recipe={**recipe, "blend": blend},
         control=control,
         base=recipe_file,
+        models=(spec, model.spec),
         cache=teaching.cache(teacher_cache, cache_augmentations),
         running=teaching.running(teacher_precision, compiled=compile_teacher),
     )

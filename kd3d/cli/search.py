@@ -9,6 +9,7 @@ import typer
 
 from kd3d.cli import latency, searching, teaching
 from kd3d.cli.console import TerminalProgress, emit, say
+from kd3d.cli.models import load_model
 from kd3d.cli.options import BudgetFlops, BudgetParams, Convention, Device, Force, Json, Resume, Seed, Teacher
 from kd3d.cli.train import Batch, NormMomentum, Precision, Rate, open_run, training_settings
 from kd3d.errors import UsageError
@@ -66,7 +67,7 @@ def search(
     """
     from kd3d.compress.search.budget import Budgets
 
-    model = teaching.load_teacher(teacher, presets=strategy is None)
+    model = load_model(teacher, presets=strategy is None)
     space = searching.space(widths, depths, cells)
     if write_blocks is not None:
         stats = None if data is None else _stats(model, data)
@@ -102,7 +103,7 @@ def search(
             norm_momentum=norm_momentum,
         )
         recipe = {"logits": logit_weight, "mask": mask, "features": feature_weight, "label_threshold": label_threshold}
-        taught = teaching.settings(training, inherit=inherit, recipe=recipe, control=False, base=recipe_file)
+        taught = teaching.settings(training, inherit=inherit, recipe=recipe, base=recipe_file, models=(model.spec,) * 2)
         if out is None:
             raise UsageError("--strategy trains students and keeps them; add --out RUN.")
         open_run(out, {"command": "search", "teacher": teacher, "data": str(data)}, resume, force)

@@ -39,7 +39,8 @@ RecipeFile = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        help="sparsekd, unidistill, crossscale, labelfree, ssad, or a recipe file; options that are given override it.",
+        help="sparsekd, sparsekd-anchor, unidistill, crossscale, labelfree, ssad, or a recipe file; options that are "
+        "given override it.",
     ),
 ]
 Blend = Annotated[
@@ -65,20 +66,6 @@ TeacherPrecision = Annotated[
     str, typer.Option("--teacher-precision", help="fp32, bf16, fp16 (GPU only); auto follows --precision.")
 ]
 CompileTeacher = Annotated[bool, typer.Option("--compile-teacher", help="Run the teacher through torch.compile.")]
-
-
-def load_teacher(text: str, *, presets: bool = False) -> Any:
-    """The model of ``--teacher``; with ``presets`` a preset too, with random weights.
-
-    Raises:
-        UsageError: its head cannot teach; nothing was read of the data, nor written.
-    """
-    from kd3d.cli.models import load_model
-    from kd3d.training.teachable import check_teachable
-
-    model = load_model(text, presets=presets)
-    check_teachable(model.spec)
-    return model
 
 
 def frames(data: Path, sweeps: int, *, augment: bool, val: bool = True, labels: Labelling = ALL) -> Any:
@@ -126,22 +113,38 @@ def running(precision: str, *, compiled: bool) -> Any:
 
 
 def settings(
-    training: Any, *, inherit: str, recipe: dict[str, Any], control: bool, base: str | None = None, **rest: Any
+    training: Any,
+    *,
+    inherit: str,
+    recipe: dict[str, Any],
+    control: bool = False,
+    base: str | None = None,
+    models: tuple[Any, ...] = (),
+    **rest: Any,
 ) -> Any:
-    """``DistillSettings`` from what the options said; those that are not ``None`` override the recipe ``base``."""
+    """``DistillSettings`` from what the options said; those that are not ``None`` override the recipe ``base``.
+
+    ``models`` are the specifications of student and teacher: they choose the recipe where there is no ``base``.
+
+    Raises:
+        UsageError: the recipe cannot join ``models``; nothing was written.
+    """
     from dataclasses import replace
 
     from kd3d.compress.blend_option import parse_blend
     from kd3d.compress.distilling import DistillSettings
     from kd3d.compress.recipe import Recipe
-    from kd3d.compress.recipe_file import load_recipe
+    from kd3d.compress.recipe_file import default_recipe, load_recipe
 
     given = {name: value for name, value in recipe.items() if value is not None}
     if "blend" in given:
         given["blend"] = parse_blend(given["blend"])
     if given.get("label_threshold", 0.0) >= 1:
         given["label_threshold"] = None
+    base = base or (default_recipe(*models) if models else None)
     made = replace(Recipe() if base is None else load_recipe(base), **given)
+    if models:
+        made.check(*models)
     return DistillSettings(training, made, None if inherit == "none" else inherit, control, **rest)
 
 

@@ -30,7 +30,6 @@ from kd3d.training.loop import train
 from kd3d.training.objective import DetectionObjective, Objective
 from kd3d.training.result import TrainUpdate
 from kd3d.training.settings import TrainSettings
-from kd3d.training.teachable import check_teachable
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,6 @@ def distill(
         UsageError: models that cannot be joined, or ``run`` holds a run with another request.
         DataError, OutputError, NonFiniteError: as ``kd3d.training.loop.train``.
     """
-    check_teachable(teacher.spec, student_spec)
     data.beside(settings.train.batch_size)
     asked = {"teacher": fingerprint(teacher), "student": to_json(student_spec), "settings": settings.identity()}
     _check_direction(settings)

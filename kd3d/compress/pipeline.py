@@ -24,7 +24,6 @@ from kd3d.detectors.checkpoint import Model, load_model, save_model
 from kd3d.errors import UsageError
 from kd3d.runs.atomic import write_text
 from kd3d.spec import DetectorSpec, to_json
-from kd3d.training.teachable import check_teachable
 
 __all__ = [
     "CompressData",
@@ -126,9 +125,8 @@ def compress(
 
     Raises:
         BudgetError: no student fits; says what the smallest costs.
-        UsageError: the teacher has an anchor head, or ``run`` holds a run with another request.
+        UsageError: ``run`` holds a run with another request.
     """
-    check_teachable(teacher.spec)
     stats = StatsTable(data.train, settings.stats_frames)
     asked = {"budgets": plain(budgets), "settings": settings.identity(), "data": data.identity()}
     predictor = None if latency is None else latency.identity

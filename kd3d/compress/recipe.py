@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from kd3d.compress.distill.anchors import AnchorBoxes, AnchorLogits
 from kd3d.compress.distill.coefs import BlendSettings
 from kd3d.compress.distill.features import TapKind, cross_scale
 from kd3d.compress.distill.frame_weights import FrameSettings
 from kd3d.compress.distill.label_kd import LabelKD
 from kd3d.compress.distill.masks import Confident, Mask, TopRank
-from kd3d.compress.distill.objective import DistillationObjective, Semi
+from kd3d.compress.distill.objective import DistillationObjective, Semi, refusals
 from kd3d.compress.distill.pairing import check_pair
 from kd3d.compress.distill.registry import check_entry, made, mask_named
 from kd3d.compress.distill.resample import same_cells
@@ -20,7 +21,7 @@ from kd3d.compress.distill.signals import CenterRegression, PivotalLogits, Signa
 from kd3d.compress.distill.teacher import TeacherSettings
 from kd3d.detectors.model import CenterPoint
 from kd3d.errors import UsageError
-from kd3d.spec import DetectorSpec
+from kd3d.spec import AnchorHeadSpec, DetectorSpec
 from kd3d.training.objective import Weights
 
 
@@ -41,7 +42,7 @@ class Recipe:
     rank: int = 500
     """Cells of the ``rank`` mask."""
     boxes: float = 0.2
-    """Weight of box code distillation; left out where the output grids differ."""
+    """Weight of box code distillation; left out between heads of two kinds, and where centre heads' grids differ."""
     features: float = 0.0
     """Weight of cross-scale feature distillation, all pairs of maps together."""
     taps: tuple[TapKind, ...] = ("levels", "neck")
@@ -73,11 +74,7 @@ class Recipe:
         Raises:
             UsageError: the models cannot be joined; names every reason and every other difference.
         """
-        found, refused = list[Signal](), list[str]()
-        if self.logits:
-            found.append(PivotalLogits(self.logits, self._mask()))
-        if self.boxes and same_cells(student.output_grid, teacher.output_grid):
-            found.append(CenterRegression(self.boxes))
+        found, refused = self._head_signals(student, teacher), list[str]()
         if self.features:
             with _collected(refused):
                 found += cross_scale(student, teacher, weight=self.features, kinds=self.taps)
@@ -86,6 +83,26 @@ class Recipe:
                 found += made(entry, student, teacher)
         check_pair(student, teacher, refused)
         return tuple(found)
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        """Refuse a pair of models that a signal cannot join, before anything is written.
+
+        Raises:
+            UsageError: says why, all reasons at once, and what works.
+        """
+        refused = refusals(student, teacher, self.signals(student, teacher), weighed=self.frames is not None)
+        check_pair(student, teacher, refused)
+
+    def _head_signals(self, student: DetectorSpec, teacher: DetectorSpec) -> list[Signal]:
+        anchors = [isinstance(spec.head, AnchorHeadSpec) for spec in (student, teacher)]
+        found: list[Signal] = []
+        if self.logits:
+            found.append((AnchorLogits if all(anchors) else PivotalLogits)(self.logits, self._mask()))
+        if self.boxes and all(anchors):
+            found.append(AnchorBoxes(self.boxes, self._mask()))
+        elif self.boxes and not any(anchors) and same_cells(student.output_grid, teacher.output_grid):
+            found.append(CenterRegression(self.boxes))
+        return found
 
     def objective(
         self,

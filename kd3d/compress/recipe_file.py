@@ -12,14 +12,21 @@ from kd3d.compress.distill.frame_weights import FrameSettings
 from kd3d.compress.distill.registry import check_entry
 from kd3d.compress.recipe import Recipe
 from kd3d.errors import UsageError
+from kd3d.spec import AnchorHeadSpec, DetectorSpec
 
 FOLDER = Path(__file__).parent / "recipes"
+ANCHORS = "sparsekd-anchor"
 _NOTES = {"format", "name", "about"}
 
 
 def recipe_names() -> tuple[str, ...]:
     """Recipes that come with the package."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+
+
+def default_recipe(*specs: DetectorSpec) -> str | None:
+    """The recipe of the package that suits all these models better than the defaults do, or ``None``."""
+    return ANCHORS if all(isinstance(spec.head, AnchorHeadSpec) for spec in specs) else None
 
 
 def load_recipe(name: str) -> Recipe:

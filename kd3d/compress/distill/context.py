@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,9 @@ from kd3d.compress.distill.resample import same_cells
 from kd3d.detectors.model import BevTap, DetectorOutput
 from kd3d.errors import UsageError
 from kd3d.geometry.boxes import Boxes3D
-from kd3d.runtime.heads import TaskMaps
-from kd3d.spec import DetectorSpec
+from kd3d.spec import AnchorHeadSpec, CenterHeadSpec, DetectorSpec
+from kd3d.training.anchor_losses import by_anchor
+from kd3d.training.anchor_targets import AnchorBatchTargets, assign_anchors_batch
 from kd3d.training.labels import map_labels
 from kd3d.training.targets import BatchTargets, assign_targets_batch
 
@@ -111,12 +113,23 @@ class SignalContext:
     @cached_property
     def class_targets(self) -> tuple[BatchTargets, ...]:
         """Ground truth on the teacher's output grid, one entry per common class whatever the models' task grouping."""
-        head = replace(self.teacher_spec.center_head, tasks=tuple((name,) for name in self.classes))
+        tasks = tuple((name,) for name in self.classes)
+        head = CenterHeadSpec(tasks, velocity=self.teacher_spec.head.velocity)  # whatever the teacher's head is
         decode = replace(self.teacher_spec.decode, nms_threshold=(0.0,) * len(self.classes))
         spec = replace(self.teacher_spec, head=head, decode=decode)
         boxes = [map_labels(frame, self.student_spec.head.classes, self.classes) for frame in self.boxes]
-        device = self.teacher.heads[0].hm.device
+        device = self.teacher.heads[0][0].device
         return tuple(target.to(device) for target in assign_targets_batch(boxes, spec))
+
+    @cached_property
+    def anchor_targets(self) -> AnchorBatchTargets:
+        """Ground truth at the teacher's anchors, classes in the student's order; of two anchor heads."""
+        head = self.teacher_spec.anchor_head
+        anchors = {anchor.name: anchor for anchor in head.anchors}
+        kinds = tuple(anchors[name] for name in self.classes)
+        spec = replace(self.teacher_spec, head=replace(head, anchors=kinds))
+        boxes = [map_labels(frame, self.student_spec.head.classes, self.classes) for frame in self.boxes]
+        return assign_anchors_batch(boxes, spec).to(self.teacher.heads[0][0].device)
 
     @cached_property
     def gaussian(self) -> Tensor:
@@ -124,19 +137,25 @@ class SignalContext:
         return torch.cat([target.heatmap for target in self.class_targets], 1)
 
 
-def class_heatmap(heads: Sequence[TaskMaps], spec: DetectorSpec, classes: Sequence[str]) -> Tensor:
+def class_heatmap(heads: Sequence[Any], spec: DetectorSpec, classes: Sequence[str]) -> Tensor:
     """Clamped fp32 probabilities ``[B, len(classes), H, W]``, ordered as ``classes`` whatever the task grouping."""
     return class_logits(heads, spec, classes).sigmoid().clamp(CLAMP, 1 - CLAMP)
 
 
-def class_logits(heads: Sequence[TaskMaps], spec: DetectorSpec, classes: Sequence[str]) -> Tensor:
-    """fp32 logits ``[B, len(classes), H, W]``, ordered as ``classes`` whatever the task grouping."""
-    logits = torch.cat([maps.hm for maps in heads], 1).float()
+def class_logits(heads: Sequence[Any], spec: DetectorSpec, classes: Sequence[str]) -> Tensor:
+    """fp32 logits ``[B, len(classes), H, W]``, ordered as ``classes`` whatever the task grouping.
+
+    Of an anchor head each class's highest over the anchors of a cell.
+    """
+    if isinstance(spec.head, AnchorHeadSpec):
+        logits = by_anchor(heads[0].cls, len(spec.head.classes) * len(spec.head.rotations_rad)).amax(1)
+    else:
+        logits = torch.cat([maps.hm for maps in heads], 1).float()
     order = [spec.head.classes.index(name) for name in classes]
     return logits if order == list(range(logits.shape[1])) else logits[:, order]
 
 
-def regression_maps(heads: Sequence[TaskMaps], spec: DetectorSpec, name: str, *, velocity: bool) -> Tensor:
+def regression_maps(heads: Sequence[Any], spec: DetectorSpec, name: str, *, velocity: bool) -> Tensor:
     """``[B, 8 or 10, H, W]`` regression maps of the task that holds class ``name``."""
     task = next(index for index, names in enumerate(spec.head.tasks) if name in names)
     maps = heads[task]

@@ -12,11 +12,13 @@ from torch.nn import functional
 from kd3d.compress.distill.context import CLAMP, SignalContext
 from kd3d.compress.distill.labelfree import LabelFree
 from kd3d.compress.distill.proposals import LOWEST, check_localisation, teacher_boxes
+from kd3d.compress.distill.reads import check_centre_heads
 from kd3d.compress.distill.resample import inside, pool_and_resample, resample
 from kd3d.compress.distill.signals import SOFT_FLOOR, divergence, standardised
 from kd3d.compress.distill.taps import TapSignal
 from kd3d.errors import UsageError
 from kd3d.geometry.grid import BevGrid
+from kd3d.spec import DetectorSpec
 from kd3d.training.objective import Term
 
 
@@ -97,6 +99,11 @@ class RegionFeatures(TapSignal):
 
     def __post_init__(self) -> None:
         check_localisation(self.localisation)
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        """See ``Signal``: the teacher's objects are read from a centre head."""
+        super().check(student, teacher)
+        check_centre_heads(self, teacher)
 
     def __call__(self, context: SignalContext) -> Term:
         """See ``Signal``."""

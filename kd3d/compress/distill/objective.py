@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from kd3d.compress.distill.context import SignalContext
 from kd3d.compress.distill.frame_weights import READS, FrameSettings, FrameWeights, read_cells
 from kd3d.compress.distill.label_kd import LabelKD
 from kd3d.compress.distill.pairing import check_pair
-from kd3d.compress.distill.reads import joined
+from kd3d.compress.distill.reads import check_centre_heads, joined
 from kd3d.compress.distill.record import Layout, Record, RecordedBatch, records_of
 from kd3d.compress.distill.semi import frames_of, joined_cells, parts_of, taught_terms, term_names
 from kd3d.compress.distill.signals import Signal
@@ -49,13 +49,22 @@ def _same_voxels(student: DetectorSpec, teacher: DetectorSpec) -> bool:
     return sizes[0] == sizes[1]
 
 
-def _refusals(
-    signals: Sequence[Signal], label_kd: LabelKD | None, student: DetectorSpec, teacher: DetectorSpec
+def refusals(
+    student: DetectorSpec,
+    teacher: DetectorSpec,
+    signals: Sequence[Signal],
+    *,
+    label_kd: LabelKD | None = None,
+    weighed: bool = False,
 ) -> list[str]:
-    """What the signals, and label distillation, have against the pair."""
-    checks = [partial(signal.check, student, teacher) for signal in signals]
+    """What signals, label distillation and the weighing of frames object to in a pair of models."""
+    checks: list[Callable[[], None]] = [partial(signal.check, student, teacher) for signal in signals]
+    if label_kd is not None:
+        checks.append(partial(label_kd.check, student))
+    if weighed:
+        checks.append(partial(check_centre_heads, "the weighing of frames", student, teacher))
     found = []
-    for check in (*checks, *([] if label_kd is None else [partial(label_kd.check, student)])):
+    for check in checks:
         try:
             check()
         except UsageError as error:
@@ -132,7 +141,8 @@ class DistillationObjective:
         names = [signal.name for signal in signals]
         if len(set(names)) != len(names):
             raise UsageError(f"two signals have the same name: {', '.join(names)}.")
-        check_pair(student_spec, teacher.spec, _refusals(signals, label_kd, student_spec, teacher.spec))
+        refused = refusals(student_spec, teacher.spec, signals, label_kd=label_kd, weighed=frames is not None)
+        check_pair(student_spec, teacher.spec, refused)
         self.student_spec = student_spec
         self.signals = tuple(signals)
         self.label_kd = label_kd

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kd3d.compress.distill.context import SignalContext, check_frame
-from kd3d.spec import DetectorSpec
+from kd3d.errors import UsageError
+from kd3d.spec import AnchorHeadSpec, DetectorSpec
 
 Extent = Literal["nowhere", "cells", "everywhere"]
 _ORDER: tuple[Extent, ...] = ("nowhere", "cells", "everywhere")
@@ -63,11 +64,28 @@ class WholeMaps:
         return torch.zeros_like(context.teacher_heatmap[:, 0], dtype=torch.bool)
 
 
+def check_centre_heads(signal: object, *specs: DetectorSpec) -> None:
+    """Refuse models with anchor heads.
+
+    Raises:
+        UsageError: one of them has.
+    """
+    for spec in specs:
+        if isinstance(spec.head, AnchorHeadSpec):
+            raise UsageError(
+                f"{getattr(signal, 'name', signal)} compares maps of centre heads, but {spec.name} has an anchor head. "
+                "Leave it out (logits: --logit-weight 0). Between two anchor heads there are anchor-logits, "
+                "anchor-boxes and anchor-directions; between an anchor head and a centre head label distillation and "
+                "feature signals work."
+            )
+
+
 class HeadSignal(WholeMaps):
-    """Base of the signals that compare head maps: models of one frame, and no adapter."""
+    """Base of the signals that compare maps of centre heads: models of one frame, and no adapter."""
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
         """See ``Signal``."""
+        check_centre_heads(self, student, teacher)
         check_frame(student, teacher)
 
     def adapter(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module | None:
@@ -77,7 +95,7 @@ class HeadSignal(WholeMaps):
 
 def marked(cell: Tensor, context: SignalContext) -> Tensor:
     """``[B, Ht, Wt]`` bool, true at flat cells ``(frame * Ht + row) * Wt + column`` of the teacher's output grid."""
-    frames, _, rows, columns = context.teacher.heads[0].hm.shape
+    frames, _, rows, columns = context.teacher.heads[0][0].shape
     mask = torch.zeros(frames * rows * columns, dtype=torch.bool, device=cell.device)
     mask[cell] = True
     return mask.view(frames, rows, columns)

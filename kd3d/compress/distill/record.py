@@ -14,8 +14,8 @@ from torch import Tensor
 from kd3d.compress.distill.reads import Extent, Reads
 from kd3d.detectors.model import DetectorOutput
 from kd3d.geometry.boxes import Boxes3D
-from kd3d.runtime.heads import TaskMaps
-from kd3d.spec import DetectorSpec
+from kd3d.runtime.heads import AnchorMaps, TaskMaps
+from kd3d.spec import AnchorHeadSpec, DetectorSpec
 
 LOWEST_LOGIT = -30.0  # of the cells that are not kept: its probability is below the floor that signals compare at
 _BOX = 11  # nine numbers, score, label
@@ -35,12 +35,15 @@ class Layout:
 
     @property
     def heats(self) -> int:
-        """Heatmaps of all tasks."""
-        return len(self.spec.head.classes)
+        """Heatmaps of all tasks; of an anchor head its class logits."""
+        head = self.spec.head
+        return dict(head.maps)["cls"] if isinstance(head, AnchorHeadSpec) else len(head.classes)
 
     @property
     def codes(self) -> int:
-        """Box code maps of all tasks."""
+        """Box code maps of all tasks; of an anchor head its residuals and heading bins."""
+        if isinstance(self.spec.head, AnchorHeadSpec):
+            return sum(channels for name, channels in self.spec.head.maps if name != "cls")
         return len(self.spec.head.tasks) * (10 if self.spec.head.velocity else 8)
 
     def channels(self, extent: Extent) -> int:
@@ -114,7 +117,7 @@ def records_of(output: DetectorOutput, cells: Tensor, boxes: Sequence[Boxes3D], 
         boxes: of the teacher, per frame.
         layout: what to keep.
     """
-    heat = torch.cat([task.hm for task in output.heads], 1).movedim(1, -1).flatten(1, 2)
+    heat = torch.cat([task[0] for task in output.heads], 1).movedim(1, -1).flatten(1, 2)
     planes = [plane for task in output.heads for plane in task[1:] if plane is not None]
     codes = torch.cat(planes, 1).movedim(1, -1).flatten(1, 2)
     found = []
@@ -188,8 +191,11 @@ class RecordedBatch:
         return torch.full((cells, channels), value, device=self.values.device)
 
 
-def _tasks(heat: Tensor, codes: Tensor, layout: Layout) -> tuple[TaskMaps, ...]:
+def _tasks(heat: Tensor, codes: Tensor, layout: Layout) -> tuple[Any, ...]:
     """Maps ``[B, C, H, W]`` per task of ``[B, H, W, C]`` of all."""
+    if isinstance(layout.spec.head, AnchorHeadSpec):
+        channels = [channels for name, channels in layout.spec.head.maps if name != "cls"]
+        return (AnchorMaps(heat.movedim(-1, 1), *codes.movedim(-1, 1).split(channels, 1)),)
     sizes = [2, 1, 3, 2, *([2] if layout.spec.head.velocity else [])]
     tasks = layout.spec.head.tasks
     heats = heat.movedim(-1, 1).split([len(names) for names in tasks], 1)

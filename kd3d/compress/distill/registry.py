@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from kd3d.compress.distill.anchors import AnchorBoxes, AnchorDirections, AnchorLogits
 from kd3d.compress.distill.baselines import Affinity, AttentionTransfer, FeatureMse, InstanceRelation, Mimic
 from kd3d.compress.distill.features import cross_scale
 from kd3d.compress.distill.instances import InstanceLogits, RegionFeatures
@@ -54,6 +55,9 @@ KINDS: dict[str, type[Any]] = {
     "soft-heatmap": SoftHeatmap,
     "soft-boxes": SoftBoxes,
     "ranking": ProposalRanking,
+    "anchor-logits": AnchorLogits,
+    "anchor-boxes": AnchorBoxes,
+    "anchor-directions": AnchorDirections,
 }
 CROSS_SCALE = "cross-scale"
 

@@ -103,6 +103,7 @@ class CenterRegression(HeadSignal):
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
         """See ``Signal``."""
+        super().check(student, teacher)
         check_cells(student, teacher, "box regression can be distilled")
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from kd3d.spec import AnchorHeadSpec, CenterHeadSpec, DetectorSpec, VoxelEncoderSpec
@@ -74,12 +75,26 @@ def trunk_layers(spec: DetectorSpec) -> Iterator[Layer]:
     yield from _backbone(spec)
     neck = tuple(Piece(("up", level), width) for level, width in enumerate(spec.backbone.up_channels))
     if isinstance(spec.head, AnchorHeadSpec):
-        for name, outputs in spec.head.maps:
-            names = tuple(f"{name}[{index}]" for index in range(outputs))
-            yield Layer(("head", name), f"head.{name}", None, "conv", outputs, neck, bias=True, outputs=names)
+        for name, names in anchor_outputs(spec.head):
+            yield Layer(("head", name), f"head.{name}", None, "conv", len(names), neck, bias=True, outputs=names)
         return
     width = spec.head.shared_channels
     yield Layer(("shared",), "head.shared.conv", "head.shared.norm", "conv", width, neck, bias=True, kernel=3)
+
+
+@lru_cache(maxsize=64)  # a search asks for the same head again and again
+def anchor_outputs(head: AnchorHeadSpec) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The maps of an anchor head, and what each channel says of which anchor: what two heads have in common by name."""
+    anchors = [f"{name} at {yaw:g}" for name in head.classes for yaw in head.rotations_rad]
+    meanings = {
+        "cls": [f"is {name}" for name in head.classes],
+        "box": ["x", "y", "z", "length", "width", "height", "yaw"],
+        "dir": [f"bin {index} of {head.direction_bins}" for index in range(head.direction_bins)],
+    }
+    return tuple(
+        (name, tuple(f"{anchor}: {meaning}" for anchor in anchors for meaning in meanings[name]))
+        for name, _ in head.maps
+    )
 
 
 def point_channels(spec: DetectorSpec) -> tuple[str, ...]:

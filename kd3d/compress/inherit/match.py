@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from kd3d.compress.inherit.layers import Key
 from kd3d.compress.inherit.match_encoder import encoder_groups, match_encoder
 from kd3d.compress.inherit.positions import nearest_position
-from kd3d.spec import DetectorSpec
+from kd3d.spec import AnchorHeadSpec, DetectorSpec
 
 
 def match_levels(teacher: DetectorSpec, student: DetectorSpec) -> tuple[int, ...]:
@@ -40,7 +40,17 @@ def match_layers(teacher: DetectorSpec, student: DetectorSpec) -> Mapping[Key, K
             place: Key | str = ("level", other, 1 + nearest_position(position, count, of))
             found["level", level, 1 + position] = place if of else "the teacher's level has no further layers"
         found["up", level] = ("up", other)
-    found["shared",] = ("shared",)
+    found.update(_match_head(teacher, student))
+    return found
+
+
+def _match_head(teacher: DetectorSpec, student: DetectorSpec) -> Mapping[Key, Key | str]:
+    found: dict[Key, Key | str] = {}
+    ours, theirs = (isinstance(spec.head, AnchorHeadSpec) for spec in (student, teacher))
+    if ours:
+        keys: list[Key] = [("head", name) for name, _ in student.anchor_head.maps]
+        return {key: key if theirs else "the teacher has a centre head" for key in keys}
+    found["shared",] = "the teacher has an anchor head" if theirs else ("shared",)
     for task, known in enumerate(match_tasks(teacher, student)):
         for name in [*(name for name, _ in student.center_head.branches), "hm"]:
             for kind in ("hidden", "out"):
@@ -52,6 +62,8 @@ def _head_match(
     teacher: DetectorSpec, student: DetectorSpec, task: int, known: int | None, place: tuple[str, str]
 ) -> Key | str:
     kind, name = place
+    if isinstance(teacher.head, AnchorHeadSpec):
+        return "the teacher has an anchor head"
     if known is None:
         return f"the teacher knows none of the classes {', '.join(student.head.tasks[task])}"
     if name == "vel" and not teacher.head.velocity:

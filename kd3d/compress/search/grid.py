@@ -12,7 +12,7 @@ from kd3d.compress.search.cost import Cost, Stats, cost
 from kd3d.compress.search.latency import LatencyModel
 from kd3d.compress.search.space import Choice, Space, scaled
 from kd3d.errors import BudgetError, UsageError
-from kd3d.spec import DetectorSpec, VoxelEncoderSpec
+from kd3d.spec import CenterHeadSpec, DetectorSpec, VoxelEncoderSpec
 
 # Weights of the prior, from short trainings on held-out scenes of the generated world (docs/log.md); only the order in
 # which students are tried depends on them.
@@ -98,7 +98,10 @@ def prior(
     teacher: DetectorSpec, choice: Choice, price: Cost, *, limits: Limits, latency_ms: float | None = None
 ) -> float:
     """How promising a student looks untrained; see ``grid_search``."""
-    spread = pstdev([math.log2(width) for width in (choice.encoder, choice.backbone, choice.neck, choice.head)])
+    widths = [choice.encoder, choice.backbone, choice.neck]
+    if isinstance(teacher.head, CenterHeadSpec):
+        widths.append(choice.head)
+    spread = pstdev([math.log2(width) for width in widths])
     deep = teacher.encoder.blocks if isinstance(teacher.encoder, VoxelEncoderSpec) else ()
     full = sum(teacher.backbone.layers) + sum(deep)
     kept = sum(choice.layers or teacher.backbone.layers) + sum(choice.blocks or deep)

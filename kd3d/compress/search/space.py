@@ -9,7 +9,7 @@ from itertools import product
 
 from kd3d.errors import SpecError, UsageError
 from kd3d.geometry.grid import BevGrid
-from kd3d.spec import DetectorSpec, PillarEncoderSpec, VoxelEncoderSpec
+from kd3d.spec import AnchorHeadSpec, CenterHeadSpec, DetectorSpec, PillarEncoderSpec, VoxelEncoderSpec
 
 CHANNEL_MULTIPLE = 8  # vector units and tensor cores work on whole eights
 RANGE_CHANGE = 0.02  # how far a coarser grid may shrink or grow to hold whole cells
@@ -40,7 +40,7 @@ class Space:
     """What may vary.
 
     Args:
-        encoder, backbone, neck, head: width multipliers tried, at most 1.
+        encoder, backbone, neck, head: width multipliers tried, at most 1; an anchor head has no width.
         depth: shares of each level's further convolutions tried, rounded; each level on its own. Of a voxel encoder's
             blocks the same share in every stage, and at least one block where the teacher has some.
         cell: cell size multipliers tried, at least 1; those that do not tile the range are left out.
@@ -72,7 +72,8 @@ class Space:
             sorted({round(share * layers) for share in self.depth}, reverse=True) for layers in teacher.backbone.layers
         ]
         cells = [cell for cell in self.cell if _coarser(teacher, cell) is not None]
-        widths = list(product(self.encoder, self.backbone, self.neck, self.head))
+        heads = self.head if isinstance(teacher.head, CenterHeadSpec) else (1.0,)  # anchors have no width of their own
+        widths = list(product(self.encoder, self.backbone, self.neck, heads))
         deep = list(product(product(*depths), self._blocks(teacher)))
         for (encoder, backbone, neck, head), cell, (layers, blocks) in product(widths, cells, deep):
             yield Choice(encoder, backbone, neck, head, layers, cell, blocks)
@@ -105,7 +106,7 @@ def scaled(teacher: DetectorSpec, choice: Choice, *, multiple: int = CHANNEL_MUL
     def narrow(width: int, factor: float) -> int:
         return min(width, max(multiple, math.floor(width * factor / multiple + 0.5) * multiple))
 
-    backbone, head = teacher.backbone, teacher.center_head
+    backbone, head = teacher.backbone, teacher.head
     return replace(
         teacher,
         name=f"{teacher.name}{_suffix(choice)}",
@@ -117,12 +118,13 @@ def scaled(teacher: DetectorSpec, choice: Choice, *, multiple: int = CHANNEL_MUL
             channels=tuple(narrow(width, choice.backbone) for width in backbone.channels),
             up_channels=tuple(narrow(width, choice.neck) for width in backbone.up_channels),
         ),
-        head=replace(
-            head,
-            shared_channels=narrow(head.shared_channels, choice.head),
-            branch_channels=narrow(head.branch_channels, choice.head),
-        ),
+        head=head if isinstance(head, AnchorHeadSpec) else _head(head, choice, narrow),
     )
+
+
+def _head(head: CenterHeadSpec, choice: Choice, narrow: Callable[[int, float], int]) -> CenterHeadSpec:
+    shared, branch = (narrow(width, choice.head) for width in (head.shared_channels, head.branch_channels))
+    return replace(head, shared_channels=shared, branch_channels=branch)
 
 
 def _encoder(

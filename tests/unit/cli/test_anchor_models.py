@@ -1,4 +1,4 @@
-"""Detectors with anchor heads through the command line: exported, run, timed, scored; refused where one is taught."""
+"""Detectors with anchor heads through the command line: exported, run, timed, scored, trained and taught."""
 
 import importlib.util
 import json
@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from kd3d.cli.main import run
-from kd3d.detectors.checkpoint import load_model
+from kd3d.detectors.checkpoint import load_model, save_model
+from kd3d.detectors.presets import preset
 from kd3d.evaluation.evaluate import score_predictions
 
 SUPPORT = Path(__file__).resolve().parents[2] / "support" / "tiny_anchor.py"
 NAMES = ("anchor_cls", "anchor_box", "anchor_dir")
+WORLD = "world-pointpillars-tiny"
 EDITIONS = ["kitti-pointpillars", "kitti-pointpillars-mmdet3d", "kitti-second"]
 
 
@@ -130,7 +132,7 @@ def test_eval_scores_the_model_and_its_export_alike_on_kitti_frames(model, expor
 
 
 def test_training_writes_a_model_that_was_scored_and_resumes(tiny_root, tmp_path, said):
-    command = ("train", "--preset", "world-pointpillars-tiny", "--data", tiny_root, "--out", tmp_path / "run")
+    command = ("train", "--preset", WORLD, "--data", tiny_root, "--out", tmp_path / "run")
     rest = ("--batch-size", 1, "--workers", 0, "--steps", 2, "--checkpoint-every", 1)
     first = said(*command, *rest)
     assert first["steps"] == 2
@@ -141,20 +143,37 @@ def test_training_writes_a_model_that_was_scored_and_resumes(tiny_root, tmp_path
     assert said("info", tmp_path / "run")["params"] > 0
 
 
+def test_a_student_with_anchors_learns_from_one_by_the_recipe_for_anchors(tiny_anchor, tiny_root, tmp_path, said):
+    save_model(tmp_path / "teacher", tiny_anchor.anchor_module(preset(WORLD)), {})
+    teacher = ("--teacher", tmp_path / "teacher", "--student", WORLD)
+    rest = ("--data", tiny_root, "--steps", 1, "--batch-size", 1, "--workers", 0, "--teacher-cache", "auto")
+    found = said("distill", *teacher, *rest, "--out", tmp_path / "run")
+    terms = json.loads(next((tmp_path / "run").rglob("metrics.jsonl")).read_text().splitlines()[0])["terms"]
+    assert set(terms) == {"anchor.cls", "anchor.box", "anchor.dir", "kd.anchor-logits", "kd.anchor-boxes"}
+    assert found["teacher_cache"]["hit_rate"] == 1
+
+
 @pytest.mark.parametrize(
-    "command",
+    ("command", "text"),
     [
-        ("distill", "--teacher", "ANCHOR", "--student", "world-centerpoint-pillar-tiny"),
-        ("distill", "--teacher", "CENTER", "--student", "ANCHOR"),
-        ("compress", "--teacher", "ANCHOR", "--budget-flops", "50%"),
-        ("search", "--teacher", "ANCHOR", "--budget-flops", "50%"),
+        (
+            ("distill", "--teacher", "world-teacher", "--student", WORLD),
+            "kd.logits compares maps of centre heads, but wo",
+        ),
+        (("distill", "--teacher", "ANCHOR", "--student", WORLD), "no class in common: Car"),
+        (
+            ("compress", "--teacher", "ANCHOR", "--budget-flops", "50%", "--recipe", "labelfree"),
+            "but tiny-pointpillars",
+        ),
     ],
-    ids=lambda command: "-".join(command[:3]),
+    ids=["centres teach anchors", "other anchors", "recipe of centre heads"],
 )
-def test_teaching_an_anchor_head_is_refused_before_anything_is_written(command, anchors, tiny_root, tmp_path, said):
-    out, center = tmp_path / "out", "world-teacher"
-    arguments = [{"ANCHOR": anchors, "CENTER": center}.get(part, part) for part in command]
+def test_what_cannot_be_compared_is_refused_before_anything_is_written(
+    command, text, anchors, tiny_root, tmp_path, said
+):
+    out = tmp_path / "out"
+    arguments = [anchors if part == "ANCHOR" else part for part in command]
     told = said(*arguments, "--data", tiny_root, "--out", out, code=2)
     assert told["kind"] == "UsageError"
-    assert "tiny-pointpillars has an anchor head. Anchor heads cannot be taught or searched yet" in told["error"]
+    assert text in told["error"]
     assert not out.exists()

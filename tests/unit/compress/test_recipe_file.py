@@ -20,7 +20,7 @@ COARSE = replace(SPEC, grid=replace(SPEC.grid, cell_m=3.2))
 
 
 def test_there_is_one_file_per_published_recipe():
-    assert recipe_names() == ("crossscale", "labelfree", "sparsekd", "ssad", "unidistill")
+    assert recipe_names() == ("crossscale", "labelfree", "sparsekd", "sparsekd-anchor", "ssad", "unidistill")
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -76,7 +76,8 @@ def test_a_wrong_file_is_refused_with_its_name(tmp_path, content, text):
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        UsageError, match=r"no recipe 'best'. Use crossscale, labelfree, sparsekd, ssad, unidistill, or"
+        UsageError,
+        match=r"no recipe 'best'. Use crossscale, labelfree, sparsekd, sparsekd-anchor, ssad, unidistill, or",
     ):
         load_recipe("best")
 

@@ -100,7 +100,7 @@ SIGNALS = [
     CenterRegression(),
     *cross_scale(SPEC, SPEC),
     *(replace(signal, mask=GaussianPivotal()) for signal in cross_scale(SPEC, SPEC)),
-    *(signal for kind in KINDS for signal in made({"signal": kind}, SPEC, SPEC)),
+    *(signal for kind in KINDS if not kind.startswith("anchor") for signal in made({"signal": kind}, SPEC, SPEC)),
     *made({"signal": "cross-scale", "mask": "richness"}, SPEC, SPEC),
     *(PivotalBoxes(mask=mask_named(name), name=name) for name in MASKS),
     *(SoftHeatmap(weighting=name, background=0.3) for name in ("dense", "confidence")),
