@@ -97,7 +97,7 @@ class Toy:
         return self.signals
 
 
-def stepper(objective, module, *, scaler=None, accumulate=1, lr_scales=()):
+def stepper(objective, module, *, scaler=None, accumulate=1, lr_scales=(), precision="fp32"):
     settings = TrainSettings(
         steps=1000, batch_size=8, accumulate=accumulate, clip_norm=1e9, precision="fp32", lr_scales=lr_scales
     )
@@ -106,7 +106,7 @@ def stepper(objective, module, *, scaler=None, accumulate=1, lr_scales=()):
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     state = TrainState(module, Ema(getattr(module, "module", module), 0.0), optimiser, scaler, objective.adapters)
     made = Stepper(
-        state, objective, settings=settings, precision=Precision("fp32", "cpu"), schedule=one_cycle(settings, 1000)
+        state, objective, settings=settings, precision=Precision(precision, "cpu"), schedule=one_cycle(settings, 1000)
     )
     return made, state
 

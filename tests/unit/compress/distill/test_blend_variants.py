@@ -174,6 +174,18 @@ def test_groups_have_the_rates_of_their_parts_and_a_part_that_is_not_there_is_re
     assert sorted(group["lr"] for group in state.optimiser.param_groups) == pytest.approx([rate / 2, rate])
 
 
+@pytest.mark.parametrize("more", [{}, {"granularity": "block"}, {"smooth": 0.9}, {"mode": "cut"}])
+def test_under_mixed_precision_the_step_is_as_long_as_the_task_alone_would_make_it(more):
+    lengths = []
+    for scales in ((0.0, 0.0), (3.0, 0.1)):
+        made, state = stepper(Toy(replace(EXACT, **more), scales=scales), net(), precision="bf16")
+        report = made.step([batch()])
+        lengths.append(float(flat({n: p.grad for n, p in state.module.named_parameters()}, SHARED).norm()))
+        assert report.blend["taught"] == 2 * (scales[0] > 0)
+    # at a cut lengths are those of maps, and of weights only nearly
+    assert lengths[1] == pytest.approx(lengths[0], rel=0.3 if more.get("mode") == "cut" else 1e-5)
+
+
 # Smoothing
 
 angles, ratios = st.floats(0.5, 175), st.floats(1e-5, 1e5)
