@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from fitting import CYCLES, RULE, Arm, fit, paired
-from worlds import RESULTS, TRAIN, VALIDATION
+from worlds import RESULTS, RUNS, TRAIN, VALIDATION
 
 from kd3d.compress.distill.registry import CROSS_SCALE, KINDS
 from kd3d.compress.recipe import Recipe
@@ -125,11 +125,12 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "kd-table")
+    parser.add_argument("--runs", type=Path, default=RUNS / "kd-table")
     parser.add_argument("--out", type=Path, default=RESULTS / "kd_table.json")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "images" / "kd_table.png")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--table-only", action="store_true")
+    parser.add_argument("--no-table", action="store_true", help="only train")
     options = parser.parse_args()
     known = rows(options.draws)
     unknown = sorted(set(options.rows) - set(known))
@@ -141,7 +142,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     for seed, arm in [] if options.table_only else [(seed, arm) for seed in options.seeds for arm in wanted]:
         run(arm, seed, options)
-    record(options, list(known))
+    if not options.no_table:
+        record(options, list(known))
 
 
 def record(options: argparse.Namespace, order: Sequence[str]) -> None:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from fitting import CYCLES, fit, paired
-from worlds import RESULTS, TRAIN, VALIDATION, world
+from worlds import DEVICE, RESULTS, RUNS, TRAIN, VALIDATION, world
 
 from kd3d.compress.search.cost import StatsTable, cost
 from kd3d.detectors.assets import shipped_teacher
@@ -26,7 +25,7 @@ from kd3d.runs.atomic import read_json, write_json
 
 ARMS = ("control", "inherit", "kd")
 STUDENT = "world-centerpoint-pillar-small"
-RUNS = Path(__file__).resolve().parents[1] / "runs" / "kd-three-seeds"
+KEPT = RUNS / "kd-three-seeds"
 
 
 def run(arm: str, seed: int, steps: int) -> None:
@@ -37,8 +36,9 @@ def run(arm: str, seed: int, steps: int) -> None:
         arm,
         seed=seed,
         steps=steps,
-        out=RUNS / f"{arm}-{seed}-{steps}",
+        out=KEPT / f"{arm}-{seed}-{steps}",
         about={},
+        device=DEVICE,
     )
 
 
@@ -47,7 +47,7 @@ def table() -> None:
     teacher, spec = shipped_teacher(), preset(STUDENT)
     data = world(TRAIN, sweeps=spec.points.sweeps)
     stats = StatsTable(data, 40)
-    runs = [read_json(path) for path in sorted(RUNS.glob("*/result.json"))]
+    runs = [read_json(path) for path in sorted(KEPT.glob("*/result.json"))]
     prices = {name: cost(item, stats(item)) for name, item in (("teacher", teacher.spec), ("student", spec))}
     record: dict[str, Any] = {
         "benchmark": "kd_three_seeds",

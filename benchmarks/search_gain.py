@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 from dataclasses import replace
 from itertools import combinations
@@ -29,7 +30,7 @@ from typing import Any
 import torch
 from fitting import AUGMENTATION, CYCLES, RULE, fit, paired, score, settings
 from study_width_depth_resolution import along
-from worlds import RESULTS, TRAIN, VALIDATION, world
+from worlds import DEVICE, RESULTS, RUNS, TRAIN, VALIDATION, world
 
 from kd3d.compress.data import CompressData
 from kd3d.compress.distilling import DistillSettings, measured
@@ -50,11 +51,11 @@ from kd3d.runs import environment
 from kd3d.runs.atomic import read_json, write_json
 from kd3d.spec import DetectorSpec, to_json
 
-ROOT = Path(__file__).resolve().parents[1]
-RUNS, RECORD = ROOT / "runs" / "search-gain", RESULTS / "search_gain.json"
+KEPT, RECORD = RUNS / "search-gain", RESULTS / "search_gain.json"
 RANGE_M, MAX_RANGE_M = 25.6, 25.0
 BUDGET, NEAR = 0.25, 0.9
-SEEDS, RANDOM, STEPS, BATCH = (1, 2, 3), 8, 1600, 2
+SEEDS, RANDOM, BATCH = (1, 2, 3), 8, 2
+STEPS = int(os.environ.get("KD3D_STEPS", "1600"))
 ARMS = ("searched", "uniform", "random")
 TRIALS, RUNGS = 6, (60, 120)
 COARSE = Space(backbone=(0.25, 0.375, 0.5, 0.625, 0.75, 1.0), neck=(0.25, 0.5, 0.75, 1.0), head=(0.25, 0.5, 0.75, 1.0))
@@ -99,8 +100,8 @@ class Setting:
     def runner(self, seed: int, run: Path) -> TrialRunner:
         """Short trainings as the search has them."""
         held = hold_out(data_of(self.train))
-        known = measured(self.teacher, distil(seed), data=held.data, device="cpu")
-        return TrialRunner(self.teacher, held.data, brief(distil(seed), RUNGS[-1], RUNGS[0]), run, "cpu", known)
+        known = measured(self.teacher, distil(seed), data=held.data, device=DEVICE)
+        return TrialRunner(self.teacher, held.data, brief(distil(seed), RUNGS[-1], RUNGS[0]), run, DEVICE, known)
 
 
 def near_teacher() -> Model:
@@ -140,9 +141,11 @@ def run(arm: str, seed: int, chosen: list[int]) -> None:
 
 def search(setting: Setting, seed: int) -> tuple[DetectorSpec, float, dict[str, Any]]:
     """The searched student, what finding it cost in teacher passes, and how it was found."""
-    out, asked = RUNS / f"search-{seed}", SearchSettings("tpe", trials=TRIALS, seed=seed, rungs=RUNGS)
+    out, asked = KEPT / f"search-{seed}", SearchSettings("tpe", trials=TRIALS, seed=seed, rungs=RUNGS)
     data = data_of(setting.train)
-    found = optimise(setting.teacher, data, setting.students, settings=asked, distill=distil(seed), run=out)
+    found = optimise(
+        setting.teacher, data, setting.students, settings=asked, distill=distil(seed), run=out, device=DEVICE
+    )
     held = hold_out(data).data.val
     assert held is not None
     spent = float(len(held))  # the teacher is scored once
@@ -162,7 +165,7 @@ def teach(
         return
     steps = setting.steps(spec, spent)
     facts = {"name": name, "spec": to_json(spec), "macs_share": setting.share(spec), **about}
-    out = RUNS / f"{name}-{seed}"
+    out = KEPT / f"{name}-{seed}"
     fit(
         setting.teacher,
         spec,
@@ -174,16 +177,17 @@ def teach(
         batch_size=BATCH,
         max_range_m=MAX_RANGE_M,
         scored=2,
+        device=DEVICE,
     )
 
 
 def short(seed: int) -> None:
     """Short scores of the random students of a seed, as the search would give them; not charged to any arm."""
     setting = Setting()
-    runner = setting.runner(seed, RUNS / f"short-{seed}")
+    runner = setting.runner(seed, KEPT / f"short-{seed}")
     for place, candidate in enumerate(setting.randoms(seed)):
         found = {str(steps): runner(candidate, steps)["mAP"] for steps in RUNGS}
-        write_json(RUNS / f"random-{place}-{seed}" / "short.json", found)
+        write_json(KEPT / f"random-{place}-{seed}" / "short.json", found)
         print(seed, candidate.spec.name, found, flush=True)
 
 
@@ -207,7 +211,7 @@ def table() -> None:
     average = {seed: values for seed in SEEDS if (values := random_mean(curves, seed))}
     record = {
         "benchmark": "search_gain",
-        "teacher": read_json(RUNS / "teacher.json"),
+        "teacher": read_json(KEPT / "teacher.json"),
         **setting(),
         "worlds": {"train": TRAIN, "validation": VALIDATION},
         "rows": rows,
@@ -225,7 +229,7 @@ def recorded() -> dict[str, dict[str, Any]]:
     found, before = {}, read_json(RECORD) if RECORD.exists() else {}
     if all(before.get(key) == value for key, value in setting().items()):
         found = {f"{item['name']}-{item['seed']}": item for item in before["rows"]}
-    for path in sorted(RUNS.glob("*/result.json")):
+    for path in sorted(KEPT.glob("*/result.json")):
         found[path.parent.name] = row(path.parent)
     return found
 
@@ -278,10 +282,10 @@ def tau(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def teacher_row() -> None:
     """Score the teacher within the range."""
-    teacher, out = near_teacher(), RUNS / "teacher.json"
+    teacher, out = near_teacher(), KEPT / "teacher.json"
     data = world(VALIDATION, sweeps=teacher.spec.points.sweeps)
     if not out.exists():
-        found = score(teacher.module, data, RUNS / "teacher", max_range_m=MAX_RANGE_M)
+        found = score(teacher.module, data, KEPT / "teacher", max_range_m=MAX_RANGE_M)
         write_json(out, {"mAP": 100 * found["mAP"], "NDS": 100 * found["NDS"], "per_class": found["per_class"]})
     print(read_json(out))
 

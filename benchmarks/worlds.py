@@ -18,9 +18,16 @@ from kd3d.datasets.world.write import write_world
 
 ROOT = Path(os.environ.get("KD3D_WORLDS", Path(__file__).resolve().parents[1] / "worlds"))
 TEACHER, TRAIN, VALIDATION = (1000, "train", 60), (2000, "train", 10), (3000, "val", 20)
-SAMPLES_PER_SCENE = 20
+SAMPLES_PER_SCENE = int(os.environ.get("KD3D_WORLD_SAMPLES", "20"))
+if "KD3D_WORLD_SCENES" in os.environ:  # a trial of the scripts themselves
+    TEACHER, TRAIN, VALIDATION = (
+        (seed, split, int(os.environ["KD3D_WORLD_SCENES"])) for seed, split, _ in (TEACHER, TRAIN, VALIDATION)
+    )
 SWEEPS = 2  # all that the detectors here read; `kd3d data synth` writes all nine
-RESULTS = Path(__file__).resolve().parent / "results"
+# Where a device is lent for a while, its session keeps these elsewhere (see gpu_session.py).
+RESULTS = Path(os.environ.get("KD3D_RESULTS", Path(__file__).resolve().parent / "results"))
+RUNS = Path(os.environ.get("KD3D_RUNS", Path(__file__).resolve().parents[1] / "runs"))
+DEVICE = os.environ.get("KD3D_DEVICE", "cpu")  # that benchmarks train on
 
 
 def world(which: tuple[int, str, int], *, sweeps: int) -> SampleDataset:
