@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +45,13 @@ class DeviceDecoder:
         heads: address of each head map, float32 ``[1, C, H, W]``, by its name in ``onnx_names``.
 
     Raises:
-        DataError: ``top_k`` is above what the kernels sort, or a map is missing.
+        DataError: ``top_k`` or the kind of suppression is not what the kernels do, or a map is missing.
     """
 
     def __init__(self, gpu: Gpu, spec: DetectorSpec, heads: Mapping[str, int]) -> None:
         tasks, grid = len(spec.center_head.tasks), spec.output_grid
+        if spec.decode.nms not in _NMS:
+            raise DataError(f"the CUDA kernels suppress by {', '.join(_NMS)}, not by {spec.decode.nms!r}.")
         top_k, self._cut = _sortable(spec)
         spec = replace(spec, decode=replace(spec.decode, top_k=top_k))
         rule = spec.decode
@@ -56,12 +60,10 @@ class DeviceDecoder:
         self._words = -(-min(rule.top_k, rule.nms_pre) // 64)
         self._plan, self._maps = gpu.upload(_plan(spec, self._widest)), gpu.upload(_task_maps(spec, heads))
         self._keys = gpu.array((tasks, self._widest), np.uint64)
-        self._counts = gpu.array((2 * tasks,), np.int32)  # of keys per task, then whether NaN was seen
-        self._found = gpu.array((tasks,), np.int32)
-        self._candidates = _Boxes(gpu, tasks, rule.top_k)
-        self._kept_boxes = _Boxes(gpu, tasks, min(rule.nms_post, rule.top_k))
+        self._candidates = _Room(gpu, tasks, rule.top_k)
+        self._result = _Room(gpu, tasks, min(rule.nms_post, rule.top_k))
+        self._counts, self._found, self._kept = self._result.counts, self._result.found, self._result.kept
         self._hits = gpu.array((tasks, rule.top_k, self._words), np.uint64)
-        self._kept = gpu.array((tasks,), np.int32)
 
     def decode(self) -> None:
         """Find the candidates of all tasks."""
@@ -72,7 +74,7 @@ class DeviceDecoder:
         gpu.run("decode_mark", self._plan, self._maps, self._keys, self._counts, broken, grid=blocks)
         size = 1 << (top_k - 1).bit_length()
         gpu.run(
-            "decode_select", self._plan, self._maps, self._keys, self._counts, *self._candidates.arrays, self._found,
+            "decode_select", self._plan, self._maps, self._keys, self._counts, *self._candidates.boxes, self._found,
             grid=(self._tasks, 1, 1), shared_bytes=8 * size,
         )  # fmt: skip
 
@@ -81,11 +83,11 @@ class DeviceDecoder:
         gpu, words = self._gpu, self._words
         if self.spec.decode.nms != "none":
             gpu.run(
-                "nms_hits", self._plan, self._maps, self._candidates.boxes, self._found, self._hits, words,
+                "nms_hits", self._plan, self._maps, self._candidates.boxes[0], self._found, self._hits, words,
                 grid=(words, words, self._tasks), threads=64,
             )  # fmt: skip
         gpu.run(
-            "nms_keep", self._plan, self._hits, *self._candidates.arrays, self._found, *self._kept_boxes.arrays,
+            "nms_keep", self._plan, self._hits, *self._candidates.boxes, self._found, *self._result.boxes,
             self._kept, words, grid=(self._tasks, 1, 1), threads=64,
         )  # fmt: skip
 
@@ -96,32 +98,34 @@ class DeviceDecoder:
         Raises:
             DataError: a heatmap holds NaN.
         """
-        self._check()
-        return self._candidates.fetch(self._gpu.fetch(self._found))
+        told = self._result.fetch()
+        self._check(told)
+        return _used(self._candidates.fetch(), told.found)
 
     def boxes(self) -> Boxes3D:
-        """Boxes after suppression, as ``kd3d.runtime.decode.decode`` gives; waits for ``nms``.
+        """Boxes after suppression, as ``kd3d.runtime.decode.decode`` gives; one copy, and one wait for ``nms``.
 
         Raises:
             DataError: a heatmap holds NaN, or more candidates than the kernels sort could be among the boxes.
         """
-        self._check()
+        told = self._result.fetch()
+        self._check(told)
         if self._cut:
-            self._check_cut()
-        return self._kept_boxes.fetch(self._gpu.fetch(self._kept))
+            self._check_cut(told)
+        return _used(told, told.kept)
 
-    def _check(self) -> None:
-        broken = np.flatnonzero(self._gpu.fetch(self._counts)[self._tasks :])
+    def _check(self, told: _Told) -> None:
+        broken = np.flatnonzero(told.counts[self._tasks :])
         if len(broken):
             raise DataError(
                 f"the heatmap of task {broken[0]} holds NaN: the network overflowed or its weights are damaged. "
                 f"Check the checkpoint, or the precision of the engine."
             )
 
-    def _check_cut(self) -> None:
+    def _check_cut(self, told: _Told) -> None:
         """Without a top-K, what was left out must not have come before what suppression read."""
         rule = self.spec.decode
-        above, found = self._gpu.fetch(self._counts)[: self._tasks], self._gpu.fetch(self._found)
+        above, found = told.counts[: self._tasks], told.found
         lost = np.flatnonzero((above > rule.top_k) & (found < rule.nms_pre))
         if len(lost):
             raise DataError(
@@ -130,23 +134,56 @@ class DeviceDecoder:
             )
 
 
-class _Boxes:
-    """Room for boxes, scores and labels per task."""
+class _Told(NamedTuple):
+    """A ``_Room`` on the host; views that the next fetch writes again."""
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    found: NDArray[np.int32]
+    kept: NDArray[np.int32]
+
+
+class _Room:
+    """Boxes, scores and labels per task, and numbers of them, in one piece of memory: one copy fetches all.
+
+    Attributes:
+        boxes: boxes ``[tasks, rows, 9]``, scores and labels ``[tasks, rows]``.
+        counts: of keys per task, then whether NaN was seen, ``[2 * tasks]``.
+        found, kept: boxes before and after suppression, ``[tasks]``.
+    """
 
     def __init__(self, gpu: Gpu, tasks: int, rows: int) -> None:
-        self._gpu = gpu
-        self.boxes = gpu.array((tasks, rows, 9), np.float32)
-        self._scores, self._labels = gpu.array((tasks, rows), np.float32), gpu.array((tasks, rows), np.int32)
+        shapes = ((tasks, rows, 9), (tasks, rows), (tasks, rows), (2 * tasks,), (tasks,), (tasks,))
+        kinds = (np.float32, np.float32, *[np.int32] * 4)
+        ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()  # in words of four bytes
+        self._gpu, self._all = gpu, gpu.array((ends[-1],), np.int32)
+        self._host = gpu.pinned(self._all.nbytes)
+        starts = [0, *ends[:-1]]
+        arrays = [
+            DeviceArray(self._all.address + 4 * start, shape, np.dtype(kind))
+            for start, shape, kind in zip(starts, shapes, kinds, strict=True)
+        ]
+        self.boxes = (arrays[0], arrays[1], arrays[2])
+        self.counts, self.found, self.kept = arrays[3:]
+        views: list[Any] = [
+            self._host[4 * start : 4 * end].view(kind).reshape(shape)
+            for start, end, kind, shape in zip(starts, ends, kinds, shapes, strict=True)
+        ]
+        self._views = _Told(*views)
 
-    @property
-    def arrays(self) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
-        return self.boxes, self._scores, self._labels
+    def fetch(self) -> _Told:
+        """Everything, when what comes before it on the stream is done."""
+        self._gpu.device.to_host(self._host, self._all.address, self._gpu.stream)
+        self._gpu.device.synchronize(self._gpu.stream)
+        return self._views
 
-    def fetch(self, counts: NDArray[np.int32]) -> Boxes3D:
-        """The first ``counts [tasks]`` of each task."""
-        boxes, scores, labels = (self._gpu.fetch(array) for array in self.arrays)
-        used = np.arange(scores.shape[1]) < counts[:, None]
-        return Boxes3D(boxes[used], labels[used], scores[used])
+
+def _used(told: _Told, counts: NDArray[np.int32]) -> Boxes3D:
+    """The first ``counts [tasks]`` boxes of each task, in memory of their own."""
+    used = np.arange(told.scores.shape[1]) < counts[:, None]
+    return Boxes3D(told.boxes[used], told.labels[used], told.scores[used])
 
 
 def _sortable(spec: DetectorSpec) -> tuple[int, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,13 +134,14 @@ class Gpu:
         self.run("scan_sums", prefix.sums, total, blocks, grid=(1, 1, 1))
 
     def close(self) -> None:
-        """Wait, then give back memory, stream and kernels."""
-        self.device.synchronize(self.stream)
-        for address in self._arrays:
-            self.device.free(address)
-        for buffer in self._pinned:
-            self.device.free_host(buffer)
-        self._arrays, self._pinned = [], []
-        if self._own_stream:
-            self.device.free_stream(self.stream)
-        self.device.unload_module(self._module)
+        """Wait, then give back memory, stream and kernels; after an error of the device, too, as far as it goes."""
+        with ExitStack() as stack:
+            stack.callback(self.device.unload_module, self._module)
+            if self._own_stream:
+                stack.callback(self.device.free_stream, self.stream)
+            for buffer in self._pinned:
+                stack.callback(self.device.free_host, buffer)
+            for address in self._arrays:
+                stack.callback(self.device.free, address)
+            stack.callback(self.device.synchronize, self.stream)
+            self._arrays, self._pinned = [], []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -127,14 +127,17 @@ class CudaPipeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for gpu in (self._pillar_gpu, self._gpu):
-            if gpu is not None:
-                gpu.close()
-        for event in self._events:
-            self.runner.backend.free_event(event)
-        self._gpu = self._pillar_gpu = self._pillars = self._decoder = None
-        self._events = ()
-        self.runner.__exit__(kind, error, trace)
+        with (
+            ExitStack() as stack
+        ):  # what cannot be given back, after an error of the device, keeps nothing else from it
+            stack.callback(self.runner.__exit__, kind, error, trace)
+            for event in self._events:
+                stack.callback(self.runner.backend.free_event, event)
+            for gpu in (self._gpu, self._pillar_gpu):
+                if gpu is not None:
+                    stack.callback(gpu.close)
+            self._gpu = self._pillar_gpu = self._pillars = self._decoder = None
+            self._events = ()
 
     def __call__(self, frame: Frame) -> Boxes3D:
         """Boxes of a frame; labels index ``spec.head.classes``."""

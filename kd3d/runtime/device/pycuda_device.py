@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,28 @@ from kd3d.runtime.device.driver import Driver, DriverKernels
 from kd3d.runtime.device.protocol import DeviceInfo, Event, HostBuffer, Stream
 
 _NON_BLOCKING = 1
+
+
+class _Pushed:
+    """The context on the calling thread's stack, until ``leave`` or the thread's end.
+
+    pycuda keeps a stack of its own per thread, and ends the whole process where a thread ends with a context on it.
+    What ``threading.local`` holds is thrown away by the thread itself, before that stack is.
+    """
+
+    def __init__(self, context: Any) -> None:
+        context.push()
+        self._context: Any = context
+
+    def leave(self) -> None:
+        """Take it off; a second time does nothing."""
+        context, self._context = self._context, None
+        if context is not None:
+            context.pop()
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self.leave()
 
 
 class PycudaBackend(DriverKernels):
@@ -39,6 +63,7 @@ class PycudaBackend(DriverKernels):
             self._context = self._device.retain_primary_context()
             self._thread = threading.local()
             self.make_current()
+            atexit.register(self._leave)  # of the main thread, whose locals outlive pycuda's stack
         except self._cuda.Error as error:
             raise BackendError(f"pycuda cannot use device {index} ({error}). Check nvidia-smi.") from error
         self._memory: dict[int, Any] = {}
@@ -47,9 +72,8 @@ class PycudaBackend(DriverKernels):
 
     def make_current(self) -> None:
         """Let the calling thread use the device."""
-        if not getattr(self._thread, "ready", False):
-            self._context.push()
-            self._thread.ready = True
+        if getattr(self._thread, "pushed", None) is None:
+            self._thread.pushed = _Pushed(self._context)
 
     def info(self) -> DeviceInfo:
         """The device."""
@@ -136,7 +160,14 @@ class PycudaBackend(DriverKernels):
         """Give everything back and leave the primary context."""
         for held in (self._memory, self._streams, self._events):
             held.clear()
-        self._context.pop()
+        atexit.unregister(self._leave)
+        self._leave()
+
+    def _leave(self) -> None:
+        pushed = getattr(self._thread, "pushed", None)
+        self._thread.pushed = None
+        if pushed is not None:
+            pushed.leave()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return self._guard(name, getattr(self._cuda, name), *arguments)

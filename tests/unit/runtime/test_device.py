@@ -105,7 +105,19 @@ def fake_pycuda(library):
         def time_since(self, other):
             return 2.5
 
-    context = types.SimpleNamespace(push=lambda: None, pop=lambda: library.fake_driver(77))
+    class Context:
+        """A stack per thread, as pycuda has it: a thread that ends with something on it would end the process."""
+
+        depths = {}  # noqa: RUF012
+
+        def push(self):
+            self.depths[threading.get_ident()] = self.depths.get(threading.get_ident(), 0) + 1
+
+        def pop(self):
+            self.depths[threading.get_ident()] -= 1
+            library.fake_driver(77)
+
+    context = Context()
     device = types.SimpleNamespace(
         name=lambda: "Fake Orin",
         compute_capability=lambda: (8, 7),
@@ -117,6 +129,7 @@ def fake_pycuda(library):
         Error=error,
         MemoryError=memory,
         Device=lambda index: device,
+        depths=context.depths,
         Event=Event,
         Stream=lambda flags: types.SimpleNamespace(handle=13, synchronize=lambda: None),
         device_attribute=types.SimpleNamespace(INTEGRATED=18),
@@ -236,6 +249,47 @@ def test_each_thread_makes_the_context_current_once(fake_cuda):
     other.start()
     other.join()
     assert fake_cuda.fake_calls().split() == [b"cudaSetDevice", b"cudaFree"] * 2
+
+
+@pytest.fixture
+def pycuda(fake_cuda, monkeypatch):
+    driver = fake_pycuda(fake_cuda)
+    driver.depths.clear()
+    monkeypatch.setitem(sys.modules, "pycuda", types.SimpleNamespace(driver=driver))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    return driver
+
+
+def test_no_thread_ends_with_a_context_on_pycuda_s_stack(pycuda):
+    """pycuda calls abort() where one does: the whole benchmark would be lost."""
+    backend = pycuda_module.PycudaBackend()
+    seen = []
+
+    def work():
+        backend.make_current()
+        backend.make_current()
+        seen.append(pycuda.depths[threading.get_ident()])
+
+    for _ in range(3):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert seen == [1, 1, 1]
+    assert sum(pycuda.depths.values()) == 1, "that of this thread"
+    backend.close()
+    assert set(pycuda.depths.values()) == {0}
+    backend.close()
+    assert set(pycuda.depths.values()) == {0}, "a second close takes nothing more off"
+
+
+def test_a_process_that_ends_without_closing_leaves_pycuda_s_stack_empty(pycuda, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr(pycuda_module.atexit, "register", at_exit.append)
+    backend = pycuda_module.PycudaBackend()
+    assert set(pycuda.depths.values()) == {1}
+    at_exit[0]()
+    assert set(pycuda.depths.values()) == {0}
+    del backend
 
 
 def test_what_was_taken_is_given_back(fake_cuda):

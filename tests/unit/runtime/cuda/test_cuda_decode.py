@@ -229,3 +229,26 @@ def test_the_lowest_logit_parts_scores_exactly(threshold):
     below = np.nextafter(lowest, np.float32(-np.inf))
     assert sigmoid(np.array([lowest]))[0] > threshold
     assert not sigmoid(np.array([below]))[0] > threshold
+
+
+def test_a_frame_s_boxes_come_in_one_copy_with_one_wait_and_are_the_caller_s(new_gpu, monkeypatch):
+    gpu = new_gpu()
+    tasks = heads(5, SPEC)
+    decoder = decoder_of(gpu, tasks, SPEC)
+    calls = []
+    for name in ("to_host", "synchronize"):
+        real = getattr(gpu.device, name)
+        monkeypatch.setattr(gpu.device, name, lambda *each, real=real, name=name: (calls.append(name), real(*each))[1])
+    decoder.decode()
+    decoder.nms()
+    first = decoder.boxes()
+    assert calls == ["to_host", "synchronize"]
+    kept = first.array.copy()
+    assert len(kept) > 5
+    decoder._result._host[:] = 0  # as the next frame writes it
+    np.testing.assert_array_equal(first.array, kept)
+
+
+def test_a_suppression_that_the_kernels_lack_is_refused(new_gpu):
+    with pytest.raises(DataError, match="suppress by none, rotate, circle, not by 'rotate_by_class'"):
+        decoder_of(new_gpu(), heads(1, SPEC), ruled(nms="rotate_by_class"))
