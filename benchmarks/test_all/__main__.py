@@ -62,7 +62,7 @@ def run(todo: list[Item], ledger: Ledger, *, until: float) -> None:
             return
         entry = item.run(commit())
         ledger.write(entry)
-        told = f": {entry.problem[:600]}" if entry.outcome == "failed" else ""
+        told = f": {' '.join(entry.problem[:600].split())}" if entry.outcome == "failed" else ""
         say(f"[{place}/{len(todo)}] {entry.part} {entry.item}: {entry.outcome}, {entry.seconds:.0f} s{told}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 TINY = "world-centerpoint-pillar-tiny"
-_STEPS = ("--batch-size", "2", "--checkpoint-every", "2")
+_STEPS = ("--batch-size", "2")
 _SPACE = ("--budget-flops", "60%", "--widths", "0.5,1", "--depths", "1", "--cells", "1")
 
 
@@ -89,7 +89,7 @@ COMMANDS = (
     Command(
         "train",
         18,
-        ("train", "--preset", TINY, *_DATA, *_STEPS, "--steps", "8", "--eval-every", "3"),
+        ("train", "--preset", TINY, *_DATA, *_STEPS, "--steps", "8", "--checkpoint-every", "2", "--eval-every", "3"),
         _trained,
         ("--resume",),
     ),

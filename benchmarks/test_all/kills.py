@@ -117,12 +117,13 @@ def killed(
         problems.append("it always ended before it could be killed")
     if survivors:
         problems.append(f"left processes behind: {survivors}")
-    if way == "interrupt" and code not in (130, -signal.SIGINT):
+    finished = code == 0 and _result(command, out) == reference["result"]  # the signal came as it ended
+    if way == "interrupt" and code not in (130, -signal.SIGINT) and not finished:
         problems.append(f"ended with {code} when interrupted")
     end, text = _to_the_end(_line((*command.words, *command.resume), base, out))
     if end and not _whole_already(command, out, reference, end):
         problems.append(f"given again it ended with {end}: {text[-500:]}")
-    elif json.loads(json.dumps(command.result(out))) != reference["result"]:
+    elif _result(command, out) != reference["result"]:
         problems.append("its result is not that of a run that was left alone")
     problems += [f"at the end: {one}" for one in half_written(out)]
     outcome = {"outcome": "failed", "problem": "; ".join(problems)} if problems else {"outcome": "passed"}
@@ -133,7 +134,15 @@ def _whole_already(command: Command, out: Path, reference: dict[str, Any], code:
     """It was killed between its last file and its end: then a second time is refused with 9, and all is there."""
     if code != 9 or command.resume:
         return False
-    return bool(json.loads(json.dumps(command.result(out))) == reference["result"])
+    return bool(_result(command, out) == reference["result"])
+
+
+def _result(command: Command, out: Path) -> Any:
+    """As it is compared, or ``None`` where files are absent."""
+    try:
+        return json.loads(json.dumps(command.result(out)))
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def _begin(command: Command, base: Path, out: Path) -> None:

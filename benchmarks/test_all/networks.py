@@ -27,9 +27,10 @@ def lively(module: Any, seed: int) -> Any:
 def with_scores(module: Any) -> Any:
     """The same network with steeper heatmaps: untrained ones are flat, and no box would be compared."""
     if isinstance(module.spec.head, AnchorHeadSpec):
-        torch.nn.init.normal_(module.head.cls.weight, std=0.3)
+        torch.nn.init.normal_(module.head.cls.weight, std=1.0)
         torch.nn.init.constant_(module.head.cls.bias, -4.0)
         torch.nn.init.normal_(module.head.box.weight, std=0.05)
+        torch.nn.init.normal_(module.head.dir.weight, std=0.5)
     else:
         for task in module.head.tasks:
             task["hm"].out.weight.data *= 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 import zlib
 from dataclasses import dataclass, fields
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd3d.errors import DataError
+from kd3d.runs.atomic import parse_json
 
 SCHEMA = "kd3d.blocks/1"
 INDEX = "index.json"
@@ -111,7 +111,7 @@ class BlockFile:
     def _index(self) -> None:
         text = self._read(INDEX)
         try:
-            value = json.loads(text)
+            value = parse_json(text)
             schema = str(value["schema"])
             if schema != SCHEMA:
                 raise DataError(f"{self.path}: its index is {schema!r}, not {SCHEMA!r}. {_AGAIN} {self.path}")

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from kd3d.errors import UsageError
-from kd3d.runs.atomic import output_errors
+from kd3d.runs.atomic import output_errors, parse_json
 
 
 class Partial:
@@ -27,7 +27,7 @@ class Partial:
             OutputError: it cannot be written.
         """
         path = out.with_name(f"{out.name}.partial")
-        request = json.loads(json.dumps(request))
+        request = parse_json(json.dumps(request))
         with output_errors(out):
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = _lines(path)
@@ -87,7 +87,7 @@ def _lines(path: Path) -> list[Any]:
     found = []
     for line in text.splitlines():
         try:
-            found.append(json.loads(line))
+            found.append(parse_json(line))
         except ValueError:
             break
     return found

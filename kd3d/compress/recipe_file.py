@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from kd3d.compress.distill.frame_weights import FrameSettings
 from kd3d.compress.distill.registry import check_entry
 from kd3d.compress.recipe import Recipe
 from kd3d.errors import UsageError
+from kd3d.runs.atomic import parse_json
 from kd3d.spec import AnchorHeadSpec, DetectorSpec
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -39,7 +39,7 @@ def load_recipe(name: str) -> Recipe:
     if not path.is_file():
         raise UsageError(f"there is no recipe {name!r}. Use {', '.join(recipe_names())}, or the path of a recipe file.")
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as a recipe: {error}.") from error
     if not isinstance(content, dict) or content.get("format") != 1:

@@ -65,13 +65,16 @@ def _check_nuscenes(root: Path, version: str, progress: Progress | None) -> Chec
             _check_file(record, root / record["filename"])
         except DataError as error:
             problems.append(str(error))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            table = root / version / "sample_data.json"
+            problems.append(f"{table}: record {record.get('token')} is not as in nuScenes ({error!r}). Restore it.")
         if progress is not None:
             progress(done, len(nusc.sample_data))
     return CheckReport("nuscenes", len(nusc.sample), tuple(problems))
 
 
 def _category_problems(nusc: Any, table: Path) -> Iterator[str]:
-    for category in sorted({record["category_name"] for record in nusc.sample_annotation}):
+    for category in sorted({str(record.get("category_name")) for record in nusc.sample_annotation}):
         try:
             detection_class(category, table)
         except DataError as error:

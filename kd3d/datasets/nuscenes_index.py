@@ -15,6 +15,8 @@ from kd3d.geometry.boxes import Boxes3D, Floats, Ints
 
 LIDAR = "LIDAR_TOP"
 
+_FARTHEST_M, _LEAST = 1e8, 1e-6  # of a pose; of the norm of a quaternion, which should be 1
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -56,10 +58,20 @@ def rotation_matrices(quaternions: Floats) -> Floats:
 
 
 def pose_matrix(record: dict[str, Any]) -> Floats:
-    """``[4, 4]`` of a calibrated_sensor or ego_pose record."""
+    """``[4, 4]`` of a calibrated_sensor or ego_pose record.
+
+    Raises:
+        ValueError: its rotation is no quaternion, its translation no point, or one of them is far too large.
+    """
+    rotation, translation = (np.array(record[name], np.float64) for name in ("rotation", "translation"))
+    if rotation.shape != (4,) or translation.shape != (3,) or not np.abs(translation).max() < _FARTHEST_M:
+        raise ValueError(f"rotation {record['rotation']} and translation {record['translation']} are no pose")
+    norm = np.linalg.norm(rotation)
+    if not _LEAST < norm < 1 / _LEAST:
+        raise ValueError(f"the rotation {record['rotation']} is no quaternion")
     matrix = np.eye(4)
-    matrix[:3, :3] = rotation_matrices(np.array(record["rotation"]))[0]
-    matrix[:3, 3] = record["translation"]
+    matrix[:3, :3] = rotation_matrices(rotation)[0]
+    matrix[:3, 3] = translation
     return matrix
 
 
@@ -106,13 +118,22 @@ class IndexBuilder:
                 f"{self._root / self._nusc.version}: none of its {len(self._nusc.scene)} scenes belongs to the split "
                 f"{split}. Choose another split, or use the official scene names."
             )
-        try:
-            return [self._frame(sample) for sample in self._nusc.sample if sample["scene_token"] in scenes]
-        except KeyError as error:
-            raise DataError(
-                f"{self._root / self._nusc.version}: the tables do not fit together (nothing has {error}). "
-                "Restore the tables from the archive they came from."
-            ) from error
+        frames: list[FrameRecord] = []
+        for sample in self._nusc.sample:
+            try:
+                if sample["scene_token"] in scenes:
+                    frames.append(self._frame(sample))
+            except KeyError as error:
+                raise DataError(
+                    f"{self._root / self._nusc.version}: the tables do not fit together (nothing has {error}). "
+                    "Restore the tables from the archive they came from."
+                ) from error
+            except (ValueError, TypeError, AttributeError, IndexError, OverflowError) as error:
+                raise DataError(
+                    f"{self._root / self._nusc.version}: something of sample {sample.get('token')} is of another kind "
+                    f"than in nuScenes ({error}). Restore the tables from the archive they came from."
+                ) from error
+        return frames
 
     def _frame(self, sample: dict[str, Any]) -> FrameRecord:
         if LIDAR not in sample["data"]:

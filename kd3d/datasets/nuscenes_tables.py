@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from kd3d.datasets.quiet import quiet
 from kd3d.errors import DataError, UsageError
 from kd3d.optional import require
+from kd3d.runs.atomic import parse_json
 
 TABLES = (
     "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose",
@@ -84,7 +84,7 @@ def table_problems(root: Path, version: str) -> list[str]:
             problems.append(f"{path}: the table is missing. {_REPAIR}")
             continue
         try:
-            json.loads(path.read_bytes())
+            parse_json(path.read_bytes())
         except (ValueError, RecursionError) as error:
             problems.append(f"{path}: the table is not valid JSON ({error}). {_REPAIR}")
     return problems

@@ -26,7 +26,7 @@ def parquet_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file. Restore it from the data set.") from error
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise DataError(f"{path}: not readable as Parquet ({_first_line(error)}). Restore it.") from error
 
 

@@ -94,6 +94,9 @@ def _check_results(path: Path, tokens: set[str]) -> int:
         raise DataError(f"{path}: not a nuScenes results file (no 'results' and 'meta'). Write it with kd3d eval.")
     results: dict[str, list[Any]] = content["results"]
     check_tokens(set(results), tokens, where=str(path))
+    odd = [token for token, rows in results.items() if not isinstance(rows, list)]
+    if odd:
+        raise DataError(f"{path}: sample {odd[0]} has no list of boxes. Write the file with kd3d eval.")
     full = [token for token, rows in results.items() if len(rows) > MAX_BOXES]
     if full:
         raise DataError(f"{path}: sample {full[0]} has more than {MAX_BOXES} boxes. Keep the best {MAX_BOXES}.")
@@ -110,12 +113,12 @@ def _devkit_metrics(nusc: Any, results_path: Path, split: str, max_range_m: floa
             run = evaluation.DetectionEval(
                 nusc, config, result_path=str(results_path), eval_set=split, output_dir=scratch, verbose=False
             )
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            summary = run.evaluate()[0].serialize()
+        except (AssertionError, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(
                 f"{results_path}: the devkit refuses it ({type(error).__name__}: {error}). "
                 "Check every box against the nuScenes results format."
             ) from error
-        summary = run.evaluate()[0].serialize()
     metrics = _metrics(summary)
     return metrics if max_range_m is None else replace(metrics, extras={**metrics.extras, "max_range_m": max_range_m})
 

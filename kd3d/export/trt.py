@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from kd3d.export.trt_build import BuildSettings, Built, build
 from kd3d.export.trt_gate import engine_gate
 from kd3d.export.trt_inspect import check_precision, layers
 from kd3d.optional import require
-from kd3d.runs.atomic import atomic_folder, output_errors, read_json, write_bytes, write_json
+from kd3d.runs.atomic import atomic_folder, output_errors, parse_json, read_json, write_bytes, write_json
 from kd3d.runs.environment import board_name, graphics_cards, machine
 from kd3d.runtime.device.choose import open_backend
 from kd3d.runtime.device.protocol import DeviceBackend
@@ -82,7 +81,7 @@ def read_source(path: Path) -> Source:
     if SPEC_KEY not in told:
         raise DataError(f"{onnx}: does not say which detector it is. Export it with: kd3d export onnx")
     try:
-        spec = from_json(DetectorSpec, json.loads(told[SPEC_KEY]))
+        spec = from_json(DetectorSpec, parse_json(told[SPEC_KEY]))
     except ValueError as error:
         raise DataError(f"{onnx}: its specification is not JSON ({error}). Export it again.") from error
     record = read_json(onnx.parent / EXPORT_FILE) if (onnx.parent / EXPORT_FILE).is_file() else {}
@@ -104,7 +103,7 @@ def _int8_share(onnx: Path, told: str | None) -> float:
     if told is None:
         return 0.0
     try:
-        about = json.loads(told)
+        about = parse_json(told)
         device, share = about["device"], about["layers"] / about["weighted"]
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kd3d.errors import DataError
-from kd3d.runs.atomic import read_json
+from kd3d.runs.atomic import parse_json, read_json
 
 STATES = {
     "complete": "trained",
@@ -125,7 +124,7 @@ def _from_lines(run: Path) -> SearchRecord:
     path = run / "candidates.jsonl"
     read = _Reader(path)
     try:
-        rows = read.rows([json.loads(line) for line in path.read_text().splitlines() if line.strip()])
+        rows = read.rows([parse_json(line) for line in path.read_text().splitlines() if line.strip()])
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON lines ({error}). Restore the file or search again.") from error
     metrics = read_metrics(run) or {}

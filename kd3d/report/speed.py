@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from kd3d.report import svg
 from kd3d.report.bench_tables import conditions, more_tables
 from kd3d.report.parts import read_object
 from kd3d.report.table import Table, bench_table
+from kd3d.runs.atomic import parse_json
 
 
 def speed(folder: Path) -> tuple[list[Table], list[str], list[str]]:
@@ -44,7 +44,7 @@ def _histograms(folder: Path, record: Mapping[str, Any]) -> str:
     samples: dict[str, list[float]] = {model["name"]: [] for model in record["models"]}
     try:
         for line in path.read_text().splitlines():
-            row = json.loads(line)
+            row = parse_json(line)
             samples.setdefault(str(row["model"]), []).append(float(row["e2e_ms"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not readable as timed frames ({error}). Run kd3d bench again.") from error

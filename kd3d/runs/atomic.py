@@ -152,8 +152,20 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing or is not valid JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return parse_json(Path(path).read_text())
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file.") from error
-    except (OSError, ValueError, RecursionError) as error:  # the last of lists in lists in lists
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}). Restore the file or make it again.") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not valid, or lists in lists are thousands deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

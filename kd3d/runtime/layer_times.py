@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kd3d.errors import UsageError
+from kd3d.runs.atomic import parse_json
 from kd3d.runtime.runners import Arrays, OrtRunner, Runner
 from kd3d.runtime.trt_runner import TrtRunner
 
@@ -57,7 +57,7 @@ def _onnx(runner: OrtRunner, feeds: Sequence[Arrays]) -> LayerTimes:
             for feed in [*feeds[:WARM], *feeds]:
                 recording.infer(feed)
             file = recording.end_profile()
-        events = json.loads(file.read_text())
+        events = parse_json(file.read_text())
     return _without_warm_runs(read_ort_profile(events), min(WARM, len(feeds)))
 
 

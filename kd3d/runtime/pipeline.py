@@ -25,6 +25,7 @@ from kd3d.runtime.tensors import TensorInfo, find_tensor
 from kd3d.runtime.trt_runner import TrtRunner
 from kd3d.runtime.voxels import mean_voxels, voxel_inputs
 from kd3d.spec.detector import DetectorSpec
+from kd3d.spec.limits import MOST_ROWS
 from kd3d.spec.voxel import VoxelEncoderSpec
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -128,6 +129,11 @@ class Pipeline:
         if self._tensor is None:
             raise DataError(
                 f"{self.runner.name}: the network has no input 'features'. Export the detector with: kd3d export onnx"
+            )
+        if self._tensor.low[0] > MOST_ROWS:
+            raise DataError(
+                f"{self.runner.name}: the network wants {self._tensor.low[0]:,} pillars, more than any frame has. The "
+                "file is damaged; export the detector again: kd3d export onnx"
             )
         return self._tensor
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from kd3d.errors import SpecError
-from kd3d.runs.atomic import read_json
+from kd3d.runs.atomic import parse_json, read_json
 from kd3d.spec.codec import from_json
 from kd3d.spec.detector import DetectorSpec
 
@@ -33,7 +32,7 @@ def spec_from_text(text: str, path: Path) -> DetectorSpec:
         SpecError: the text is not JSON, or no valid specification; names the file.
     """
     try:
-        return from_json(DetectorSpec, json.loads(text))
+        return from_json(DetectorSpec, parse_json(text))
     except ValueError as error:
         raise SpecError(
             f"{path}: the metadata '{SPEC_KEY}' are not JSON ({error}). Export the detector again."

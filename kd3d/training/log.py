@@ -12,7 +12,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from kd3d.runs.atomic import output_errors, write_text
+from kd3d.runs.atomic import output_errors, parse_json, write_text
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in path.read_text(errors="replace").splitlines():
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError:
             continue
         if isinstance(value, dict):

@@ -218,3 +218,36 @@ def test_workers_of_a_data_loader_read_the_same_frames(tiny_root):
     loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork")
     for mine, theirs in zip((dataset[i] for i in range(len(dataset))), loader, strict=True):
         np.testing.assert_array_equal(np.asarray(theirs.points), mine.points)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "text"),
+    [
+        ("ego_pose", {"translation": 3}, r"translation 3 are no pose"),
+        ("ego_pose", {"translation": [0.0, "x", 1.0]}, r"could not convert string to float"),
+        ("ego_pose", {"translation": [0.0, 1e300, 1.0]}, r"are no pose"),
+        ("ego_pose", {"rotation": [0, 0, 0, 0]}, r"the rotation \[0, 0, 0, 0\] is no quaternion"),
+        ("calibrated_sensor", {"rotation": [1, 0, 0, 0, 0]}, r"are no pose"),
+        ("sample_annotation", {"translation": [1.0, [2.0], 3.0]}, r"is of another kind than in nuScenes"),
+        ("sample_data", {"filename": [1]}, r"is of another kind than in nuScenes"),
+    ],
+)
+def test_a_value_of_another_kind_in_a_table_is_refused(broken_root, table, change, text):
+    edit(broken_root, table, lambda rows: [row.update(change) for row in rows])
+    with pytest.raises(DataError, match=text):
+        NuScenesDataset(broken_root, split="train", sweeps=2)
+
+
+def test_a_table_that_is_nested_without_end_is_named(broken_root):
+    path = broken_root / "v1.0-mini" / "log.json"
+    path.write_text("[" * 20_000 + "]" * 20_000)
+    with pytest.raises(DataError, match=r"log\.json: the table is not valid JSON \(it is nested too deeply\)"):
+        NuScenesDataset(broken_root, split="train")
+
+
+def test_the_check_lists_a_record_that_is_not_as_in_nuscenes(broken_root):
+    from kd3d.datasets.check import check_dataset
+
+    edit(broken_root, "sample_data", lambda rows: rows[3].update(filename=[1]))
+    (problem,) = check_dataset(broken_root).problems
+    assert "sample_data.json: record" in problem and "is not as in nuScenes (TypeError" in problem

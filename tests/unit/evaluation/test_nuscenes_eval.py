@@ -187,6 +187,21 @@ def test_a_box_the_devkit_refuses_is_reported_as_bad_data(dataset, tiny_root, tm
         evaluate_results(tmp_path / "r.json", tiny_root, "v1.0-mini", "val", tmp_path)
 
 
+def test_what_the_devkit_stumbles_over_while_it_scores_is_bad_data_too(dataset, tiny_root, tmp_path):
+    write_results({t: perfect(dataset[i]) for i, t in enumerate(dataset.tokens)}, dataset, CLASSES, tmp_path / "r.json")
+    content = json.loads((tmp_path / "r.json").read_text())
+    content["results"][dataset.tokens[0]][0]["size"] = [0, 1, 1]
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"the devkit refuses it .*sizes must be >0"):
+        evaluate_results(tmp_path / "r.json", tiny_root, "v1.0-mini", "val", tmp_path)
+
+
+def test_a_sample_without_a_list_of_boxes_is_refused(dataset, tiny_root, tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps({"meta": {}, "results": dict.fromkeys(dataset.tokens, 3)}))
+    with pytest.raises(DataError, match=r"r.json: sample \S+ has no list of boxes"):
+        evaluate_results(tmp_path / "r.json", tiny_root, None, "val", tmp_path)
+
+
 def test_too_many_boxes_in_a_foreign_file_are_refused(dataset, tiny_root, tmp_path):
     results = {token: [{}] * 501 for token in dataset.tokens}
     (tmp_path / "r.json").write_text(json.dumps({"meta": {}, "results": results}))

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kd3d.errors import OutputError
-from kd3d.runs.atomic import atomic_file, atomic_folder, output_errors, write_json
+from kd3d.errors import DataError, OutputError
+from kd3d.runs.atomic import atomic_file, atomic_folder, output_errors, parse_json, read_json, write_json
 
 
 def fill_disk(monkeypatch):
@@ -117,3 +117,11 @@ def test_numpys_words_for_a_full_disk_are_understood(tmp_path):
 def test_other_errors_of_the_system_pass(tmp_path):
     with pytest.raises(FileNotFoundError), output_errors(tmp_path):
         (tmp_path / "none").read_text()
+
+
+def test_json_that_is_nested_without_end_is_refused_like_any_that_is_not_valid(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 50_000)
+    with pytest.raises(DataError, match=r"a\.json: not readable as JSON \(it is nested too deeply\)"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="it is nested too deeply"):
+        parse_json("[" * 50_000 + "]" * 50_000)

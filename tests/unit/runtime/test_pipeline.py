@@ -178,7 +178,7 @@ def test_a_spec_beside_a_foreign_graph_is_enough_and_none_at_all_is_explained(tm
     assert load_pipeline(path).spec == SPEC
 
 
-@pytest.mark.parametrize("text", ["{", '{"name": 1}'])
+@pytest.mark.parametrize("text", ["{", '{"name": 1}', "[" * 5000], ids=["no JSON", "no detector", "too deep"])
 def test_damaged_metadata_are_named(tmp_path, text):
     with pytest.raises(SpecError, match=r"m.onnx: "):
         load_pipeline(graph(tmp_path / "m.onnx", spec_text=text))
@@ -199,6 +199,12 @@ def test_a_graph_with_other_inputs_is_refused(tmp_path):
     model.graph.input[0].name = "voxels"
     onnx.save(model, path)
     with load_pipeline(path) as pipeline, pytest.raises(DataError, match="has no input 'features'"):
+        pipeline(frame(POINTS))
+
+
+def test_a_graph_for_more_pillars_than_any_frame_has_is_refused_before_they_are_made(tmp_path):
+    path = graph(tmp_path / "m.onnx", rows=2**31, spec_text=TEXT)
+    with load_pipeline(path) as pipeline, pytest.raises(DataError, match="the network wants 2,147,483,648 pillars"):
         pipeline(frame(POINTS))
 
 
