@@ -13,6 +13,7 @@ anything failed or is missing.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -41,6 +42,8 @@ def main() -> None:
     unknown = set(options.parts.split(",")) - set(PARTS)
     if unknown:
         raise SystemExit(f"no part is called {', '.join(sorted(unknown))}; they are {', '.join(PARTS)}.")
+    for number in (signal.SIGINT, signal.SIGTERM):  # what an item started is ended with it
+        signal.signal(number, signal.default_int_handler)
     state = options.state.resolve()
     with alone(state):
         ledger = Ledger(state, {"seed": options.seed})
@@ -50,7 +53,11 @@ def main() -> None:
         if options.list:
             print("\n".join(f"{item.part} {item.name}: {item.command}" for item in todo))
             return
-        run(todo, ledger, until=time.monotonic() + 3600 * options.hours)
+        try:
+            run(todo, ledger, until=time.monotonic() + 3600 * options.hours)
+        except KeyboardInterrupt:
+            say("stopped; run this again to go on.")
+            raise SystemExit(130) from None
         raise SystemExit(conclude(ledger, state, options))
 
 

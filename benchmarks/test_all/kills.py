@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--base", type=Path, required=True)
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would ours
     command = BY_NAME[options.command]
     prepare(options.base)
     reference = left_alone(command, options.base)
