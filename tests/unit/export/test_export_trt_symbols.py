@@ -1,102 +1,84 @@
-"""Every TensorRT name that the code uses exists in the published bindings.
+"""Every TensorRT name that the code uses exists in the published bindings of each version that it is for.
 
-The wheels need no GPU to be read: unpack ``tensorrt-bindings`` 8.6.1, ``tensorrt-cu12-bindings`` 10.3.0,
-``tensorrt-cu13-bindings`` 10.16.1.11 and 11.4.0.106, and ``tensorrt-rtx-cu13-bindings`` 1.7.1.116 into
-``$KD3D_TRT_BINDINGS/<version>/``.
+What the bindings have is recorded in ``tests/support/tensorrt_names.json``; ``tests/support/trt_names.py`` says how it
+was looked up. A name that two enumerations share (``INT8``, a type in 11 and once a flag) cannot be told apart. Where ``KD3D_TRT_BINDINGS`` names the unpacked wheels, the record is compared with them.
 """
 
 import ast
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-import kd3d.export.trt_build as build_module
-import kd3d.export.trt_inspect as inspect_module
-import kd3d.runtime.trt_logger as logger_module
-import kd3d.runtime.trt_runner as runner_module
-import kd3d.runtime.trt_tensors as tensors_module
+from tests.support import trt_names
+from tests.support.trt_names import CHOSEN_RTX, RECORD, RTX, VERSIONS, Follower, every_name, used_names
 
+KNOWN = json.loads(RECORD.read_text())
 ABSENT = {
     "8.6.1": {"STRONGLY_TYPED", "SAME_COMPUTE_CAPABILITY"},
     "10.3.0": {"SAME_COMPUTE_CAPABILITY"},
     "10.16.1.11": set(),
     "11.4.0.106": {"FP16", "EXPLICIT_BATCH"},
 }
-RTX = "1.7.1.116"
-BUILDS_WITHOUT_A_DEVICE = {"ComputeCapability", "num_compute_capabilities", "set_compute_capability"}
+"""What each lacks; the code asks ``hasattr`` first, or uses the name only where another one is."""
+BUILDS_WITHOUT_A_DEVICE = {"ComputeCapability", "num_compute_capabilities", "set_compute_capability"} | CHOSEN_RTX
 CAPTURES_BY_ITSELF = {
     "CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE", "cuda_graph_strategy", "create_runtime_config"
 }  # fmt: skip
 RTX_ONLY = BUILDS_WITHOUT_A_DEVICE | CAPTURES_BY_ITSELF
-ROOTS = {
-    "trt", "builder", "network", "config", "parser", "profile", "timing", "runtime", "loaded", "item", "kinds",
-    "context", "self._trt", "self._runtime", "self._loaded", "prepared.context",
-}  # fmt: skip
-PYTHON = {"__init__", "__version__"}
-MODULES = (build_module, inspect_module, logger_module, runner_module, tensors_module)
+FLAGS = {"FP16", "EXPLICIT_BATCH"}  # where there are precision flags; TensorRT-RTX has none
 
 
-def used_names(modules=MODULES):
-    """Attributes of what TensorRT's objects are called in the source."""
-    found = set(build_module.HARDWARE.values()) if build_module in modules else set()
-    for module in modules:
-        for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
-            if isinstance(node, ast.Attribute) and rooted(node.value):
-                found.add(node.attr)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr" and rooted(node.args[0]):
-                found.add(ast.literal_eval(node.args[1]) if isinstance(node.args[1], ast.Constant) else "NONE")
-    return found - PYTHON
+def test_each_file_that_touches_tensorrt_is_read_and_its_names_are_found():
+    found = used_names()
+    assert set(found) >= {"trt_build.py", "trt_inspect.py", "trt_logger.py", "trt_runner.py", "block_timers.py"}
+    assert {"build_serialized_network", "set_memory_pool_limit", "STRONGLY_TYPED", "INT8", "ignore_mismatch"} <= found[
+        "trt_build.py"
+    ]
+    assert {"get_engine_information", "deserialize_cuda_engine", "JSON"} <= found["trt_inspect.py"]
+    assert {"log", "INTERNAL_ERROR"} <= found["trt_logger.py"]
+    assert {"engine_host_code_allowed", "get_tensor_profile_shape", "nptype", "execute_async_v3"} <= found[
+        "trt_runner.py"
+    ]
+    assert every_name() >= RTX_ONLY
 
 
-def rooted(node):
-    while True:
-        if ast.unparse(node) in ROOTS:
-            return True
-        if not isinstance(node, (ast.Attribute, ast.Call)):
-            return False
-        node = node.value if isinstance(node, ast.Attribute) else node.func
+def test_objects_are_followed_through_parameters_fields_loops_and_return_values():
+    text = """
+class Held:
+    context: Any
+def make(trt) -> Any:
+    return trt.first()
+def use(config: Any, held: Held, path: Path):
+    config.second = make(0).third
+    for part in config.fourth:
+        part.fifth(sixth=path.seventh)
+    a, b = held.context.eighth, path.ninth
+    a.tenth(path.eleventh)
+    getattr(getattr(config, "twelfth"), "thirteenth").fourteenth()
+"""
+    numbers = "first second third fourth fifth sixth eighth tenth twelfth thirteenth fourteenth".split()  # noqa: SIM905
+    assert Follower(ast.parse(text)).names == set(numbers)
 
 
-def absent(folder, names):
-    """Names that neither the library nor the Python files beside it hold."""
-    libraries = sorted(folder.rglob("tensorrt*.so"))
-    assert libraries, f"no bindings below {folder}"
-    binary = libraries[0].read_bytes()
-    text = "".join(path.read_text() for path in libraries[0].parent.rglob("*.py"))
-    return {name for name in names if name.encode() + b"\0" not in binary and f"def {name}(" not in text}
+def test_every_name_was_looked_up():
+    new = every_name() - set(KNOWN)
+    assert not new, f"look {sorted(new)} up: python -m tests.support.trt_names FOLDER (its docstring says of what)"
+    assert not set(KNOWN) - every_name(), "names that are no longer used are in the record: write it anew"
 
 
-@pytest.fixture
-def bindings():
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_name_is_in_the_bindings_of(version):
+    assert {name for name in every_name() - RTX_ONLY if version not in KNOWN[name]} == ABSENT[version]
+
+
+def test_every_name_is_in_the_bindings_of_tensorrt_rtx():
+    assert {name for name in every_name() if RTX not in KNOWN[name]} == FLAGS
+
+
+def test_the_record_says_what_the_wheels_hold():
     folder = os.environ.get("KD3D_TRT_BINDINGS")
     if not folder:
         pytest.skip("KD3D_TRT_BINDINGS is not set: no unpacked TensorRT binding wheels here")
-    return Path(folder)
-
-
-def test_the_names_are_found_in_the_source():
-    assert {
-        "build_serialized_network",
-        "set_memory_pool_limit",
-        "STRONGLY_TYPED",
-        "get_engine_information",
-        "deserialize_cuda_engine",
-        "engine_host_code_allowed",
-        "get_tensor_profile_shape",
-        "TensorIOMode",
-        "nptype",
-        "set_input_shape",
-        "set_tensor_address",
-        "execute_async_v3",
-        "INTERNAL_ERROR",
-    } | RTX_ONLY <= used_names()
-
-
-@pytest.mark.parametrize("version", sorted(ABSENT))
-def test_every_name_is_in_the_bindings_of(bindings, version):
-    assert absent(bindings / version, used_names() - RTX_ONLY) == ABSENT[version]
-
-
-def test_every_name_of_the_runner_is_in_the_bindings_of_tensorrt_rtx(bindings):
-    assert not absent(bindings / RTX, used_names((logger_module, runner_module)) | RTX_ONLY)
+    assert trt_names.looked_up(Path(folder)) == KNOWN
