@@ -31,7 +31,8 @@ class Item:
         role: ``overhead``, ``block`` or ``network``.
         file: its name in the zip.
         sha256: of the file's content.
-        inputs: what to feed: ``name``, ``shape`` and ``fill`` (``uniform``, ``distinct`` cells, ``constant``).
+        inputs: what to feed: ``name``, ``shape`` and ``fill`` (``uniform``, ``distinct`` cells, ``constant``); uniform
+            values are fp32 unless ``type`` is ``float16``.
         about: what is carried into the table: family, kind, macs, elements; or spec and pillars.
     """
 
@@ -51,7 +52,8 @@ class Item:
 def _array(one: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
     shape = tuple(int(side) for side in one["shape"])
     if one["fill"] == "uniform":
-        return rng.random(shape, dtype=np.float32)
+        values = rng.random(shape, dtype=np.float32)
+        return values.astype(np.float16) if one.get("type") == "float16" else values
     if one["fill"] == "distinct":
         return rng.permutation(int(one["below"]))[: shape[0]].astype(np.int64)
     if one["fill"] == "constant":

@@ -27,12 +27,13 @@ Feeds = dict[str, NDArray[Any]]
 class EngineTimer:
     """Builds each graph into an engine, once, and times it on this device. Use it in a with statement.
 
-    Graphs of a ``blocks.zip`` are fp32: their engines are fp32 by strong typing where TensorRT has it, and fp16 by
+    Engines have the precision of the graphs by strong typing where TensorRT has it. From fp32 graphs, fp16 is made by
     builder flags, which allow half precision (up to TensorRT 10; later ones take precision from the graph alone).
 
     Args:
         backend: opens the device.
-        precision: ``fp32`` or ``fp16``.
+        precision: ``fp32`` or ``fp16``, of the engines.
+        graphs: ``fp32`` or ``fp16``, of the graphs.
         runtime: the Python module, ``tensorrt`` or ``tensorrt_rtx``.
 
     Raises:
@@ -47,11 +48,12 @@ class EngineTimer:
         backend: Callable[[], DeviceBackend] = open_backend,
         *,
         precision: str = "fp32",
+        graphs: str = "fp32",
         runtime: str = "tensorrt",
     ) -> None:
         if precision not in ("fp32", "fp16"):
             raise UsageError(f"engines of blocks are fp32 or fp16, not {precision!r}.")
-        self._open, self.precision, self._module = backend, precision, runtime
+        self._open, self.precision, self.graphs, self._module = backend, precision, graphs, runtime
         self._held, self._cache = ExitStack(), b""
 
     def __enter__(self) -> EngineTimer:
@@ -85,7 +87,8 @@ class EngineTimer:
 
         Raises:
             GraphError: TensorRT refuses the graph.
-            PrecisionError: this TensorRT has no flags, so fp32 graphs cannot become fp16 engines.
+            PrecisionError: this TensorRT has no flags, so fp32 graphs cannot become fp16 engines; or fp16 graphs are to
+                become fp32 ones.
         """
         name = hashlib.sha256(content + repr(_rows(feeds)).encode()).hexdigest()[:24]
         path = self._folder / f"{name}.engine"
@@ -96,7 +99,7 @@ class EngineTimer:
     def _built(self, content: bytes, feeds: Feeds, onnx: Path) -> bytes:
         rows = _rows(feeds)
         onnx.write_bytes(content)
-        settings = BuildSettings(self.precision, "fp32", pillars=(rows, rows, rows))
+        settings = BuildSettings(self.precision, self.graphs, pillars=(rows, rows, rows))
         built = build(self._trt, onnx, settings, cache=self._cache)
         onnx.unlink()
         self._cache = built.cache

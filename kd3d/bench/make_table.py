@@ -83,12 +83,17 @@ def make_table(
         DataError: ``blocks`` is damaged.
         BackendError: ONNX Runtime or the provider is missing.
         GraphError, PrecisionError: TensorRT cannot build a block so.
-        UsageError: ``<out>.partial`` belongs to another request.
+        UsageError: ``<out>.partial`` belongs to another request, or the graphs are of another precision than
+            ``engines`` are for.
         OutputError: ``out`` cannot be written.
     """
     effort = effort or Effort()
     about = _runtime(provider, threads) if engines is None else engines.about
     with BlockFile(blocks) as file:
+        if engines is not None and engines.graphs != file.precision:
+            raise UsageError(
+                f"{blocks}: holds {file.precision} graphs, and engines of {engines.graphs} ones are asked for."
+            )
         request = {**about, "blocks": file.sha256, "effort": asdict(effort)}
         with Partial.open(Path(out), request) as partial:
             for done, (turn, item) in enumerate(_plan(file.items, effort.rounds)):

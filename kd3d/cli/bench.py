@@ -61,8 +61,8 @@ def bench(
         str, typer.Option("--runtime", help="Of --make-table: onnxruntime, tensorrt or tensorrt_rtx.")
     ] = "onnxruntime",
     precision: Annotated[
-        str, typer.Option("--precision", help="Of --make-table --runtime tensorrt: fp32 or fp16.")
-    ] = "fp32",
+        str | None, typer.Option("--precision", help="Of --make-table: fp32 or fp16; that of the blocks if not given.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "--work-dir", help="Write bench.json and frames.jsonl here.")
     ] = None,

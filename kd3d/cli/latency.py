@@ -36,7 +36,8 @@ TableDevice = Annotated[
 TablePrecision = Annotated[
     str,
     typer.Option(
-        "--latency-precision", help="As which the student will be exported; refuses a --latency-table of another."
+        "--latency-precision",
+        help="As which students will be exported: written by --write-blocks; a --latency-table of another is refused.",
     ),
 ]
 WriteBlocks = Annotated[
@@ -157,8 +158,8 @@ def of_the_student(model: Any, student: Any, out: Path) -> dict[str, Any]:
     return {"latency": found}
 
 
-def write_blocks(path: Path, spec: Any, space: Any, stats: Any | None, *, as_json: bool) -> None:
-    """`kd3d search --write-blocks`."""
+def write_blocks(path: Path, spec: Any, space: Any, stats: Any | None, *, of: tuple[str, str], as_json: bool) -> None:
+    """`kd3d search --write-blocks`; ``of`` is --latency-precision and --precision: nothing is trained here."""
     from kd3d.compress.search.stats import PillarStats
     from kd3d.compress.search.write_blocks import write_blocks as write
 
@@ -168,34 +169,45 @@ def write_blocks(path: Path, spec: Any, space: Any, stats: Any | None, *, as_jso
             "that the detector keeps. With --data they are for what the data's frames hold."
         )
         stats = PillarStats.full
+    precision = next((one for one in of if one != "fp32"), "fp32")
     with TerminalProgress().phase("blocks") as step:
-        written = write(path, spec, space, stats=stats, progress=step)
+        written = write(path, spec, space, stats=stats, precision=precision, progress=step)
     say(
         f"{written.path}: {written.blocks} blocks of {written.families} families and {written.networks} whole "
-        f"networks, {written.bytes / 1e6:.1f} MB"
+        f"networks in {written.precision}, {written.bytes / 1e6:.1f} MB"
     )
     say(f"measure them on the device: kd3d bench --make-table {written.path.name} --out table.json")
     emit(written.to_json(), as_json=as_json)
 
 
-def _measured(blocks: Path, out: Path, how: Running, *, runtime: str, precision: str, progress: Any) -> Any:
+def _measured(blocks: Path, out: Path, how: Running, *, runtime: str, precision: str | None, progress: Any) -> Any:
     from kd3d.bench import make_table as measuring
+    from kd3d.bench.block_file import BlockFile
     from kd3d.bench.block_timers import EngineTimer
     from kd3d.cli.pipelines import device_backend
 
-    if runtime in ("tensorrt", "tensorrt_rtx"):
-        if how.device == "cpu":
-            raise UsageError(f"--runtime {runtime} measures on a GPU only. Leave --device cpu out.")
+    engine = runtime in ("tensorrt", "tensorrt_rtx")
+    if engine and how.device == "cpu":
+        raise UsageError(f"--runtime {runtime} measures on a GPU only. Leave --device cpu out.")
+    provider = None if engine else measuring.provider_of(runtime, "cpu" if how.device == "auto" else how.device)
+    with BlockFile(blocks) as file:
+        graphs = file.precision
+    wanted = precision or graphs
+    if provider is None:
         backend = device_backend(how.cuda_backend, how.index)
-        with EngineTimer(backend, precision=precision, runtime=runtime) as engines:
+        with EngineTimer(backend, precision=wanted, graphs=graphs, runtime=runtime) as engines:
             return measuring.make_table(blocks, out, engines=engines, progress=progress)
-    if precision != "fp32":
-        raise UsageError("blocks are fp32 in ONNX Runtime; --precision fp16 needs --runtime tensorrt.")
-    provider = measuring.provider_of(runtime, "cpu" if how.device == "auto" else how.device)
+    if wanted != graphs:
+        raise UsageError(
+            f"{blocks}: holds {graphs} graphs, which ONNX Runtime cannot measure as {wanted}. Write them with: "
+            f"kd3d search --write-blocks {blocks.name} --latency-precision {wanted}"
+        )
     return measuring.make_table(blocks, out, provider=provider, threads=how.threads or None, progress=progress)
 
 
-def make_table(blocks: Path, out: Path | None, how: Running, *, runtime: str, precision: str, as_json: bool) -> None:
+def make_table(
+    blocks: Path, out: Path | None, how: Running, *, runtime: str, precision: str | None, as_json: bool
+) -> None:
     """`kd3d bench --make-table`."""
     if out is None:
         raise UsageError("--make-table needs --out FILE.json for the table.")

@@ -108,7 +108,6 @@ def test_blocks_are_measured_without_torch_and_searched_with(world, kd3d, capsys
         (("bench", "m.onnx", "--make-table", "b.zip", "--out", "t"), 2, "give no models and no frames"),
         (("bench",), 2, "name at least one model to time"),
         (("bench", "--make-table", "b.zip", "--out", "t", "--runtime", "torch"), 5, "cannot be made with 'torch'"),
-        (("bench", "--make-table", "b.zip", "--out", "t", "--precision", "fp16"), 2, "needs --runtime tensorrt"),
         (
             ("bench", "--make-table", "b.zip", "--out", "t", "--runtime", "tensorrt", "--device", "cpu"),
             2,

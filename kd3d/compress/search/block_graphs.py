@@ -115,15 +115,16 @@ def block_graph(block: Block) -> bytes:
     return graph.model([_level(graph, made, x) if block.kind == "level" else _up(graph, made, x)])
 
 
-def block_inputs(block: Block) -> list[dict[str, Any]]:
-    """What to feed to the graph of ``block``."""
+def block_inputs(block: Block, precision: str = "fp32") -> list[dict[str, Any]]:
+    """What to feed to the graph of ``block`` in a precision; points are fp32 in all of them."""
     made = block.values()
     if block.kind == "encoder":
         return _point_inputs(made)
     widths = made["read"] if block.kind == "head" else (made["read"],)
     names = [f"up{index}" for index in range(len(widths))] if block.kind == "head" else ["x"]
+    kind = {"type": "float16"} if precision == "fp16" else {}
     return [
-        {"name": name, "shape": [1, width, made["ny"], made["nx"]], "fill": "uniform"}
+        {"name": name, "shape": [1, width, made["ny"], made["nx"]], "fill": "uniform", **kind}
         for name, width in zip(names, widths, strict=True)
     ]
 

@@ -9,6 +9,7 @@ from kd3d.bench.block_file import Item
 from kd3d.bench.latency_table import LatencyTable, device_name
 from kd3d.bench.make_table import Effort, summarise, time_graph
 from kd3d.compress.search.block_graphs import network_graph, network_inputs
+from kd3d.compress.search.half_blocks import lowered
 from kd3d.compress.search.latency import LatencyModel
 from kd3d.errors import BackendError, UsageError
 from kd3d.runtime.runners import runtime_version
@@ -105,7 +106,7 @@ def _measure(model: LatencyModel, spec: DetectorSpec, graph: bytes | None, effor
     provider = cast(Literal["cpu", "cuda"], table.runtime.removeprefix("onnxruntime-"))
     inputs = tuple(network_inputs(spec, model.pillars(spec)))
     feeds = Item("", "network", "", "", inputs, {}).feeds()
-    content = network_graph(spec) if graph is None else graph
+    content = lowered(network_graph(spec) if graph is None else graph, "network", table.precision)
     rounds = [
         time_graph(content, feeds, provider=provider, threads=table.threads, effort=effort)
         for _ in range(effort.rounds)

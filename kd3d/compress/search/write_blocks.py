@@ -22,6 +22,7 @@ from kd3d.compress.search.block_graphs import (
     overhead_graph,
 )
 from kd3d.compress.search.blocks import KINDS, Block, blocks, grid_key, rows, space_blocks
+from kd3d.compress.search.half_blocks import lowered
 from kd3d.compress.search.space import Space, scaled
 from kd3d.compress.search.stats import PillarStats
 from kd3d.runs.atomic import atomic_file
@@ -43,6 +44,7 @@ class Written:
         files: distinct graphs of blocks.
         families: of the blocks.
         bytes: of the file.
+        precision: of the graphs.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Written:
     files: int
     families: int
     bytes: int
+    precision: str
 
     def to_json(self) -> dict[str, Any]:
         """Stable keys of ``kd3d search --write-blocks --json``."""
@@ -63,6 +66,7 @@ def write_blocks(
     space: Space,
     *,
     stats: Stats,
+    precision: str = "fp32",
     networks: int = NETWORKS,
     limit: int = 600,
     progress: Callable[[int, int], None] | None = None,
@@ -74,12 +78,14 @@ def write_blocks(
         teacher: whose students they are.
         space: what may vary.
         stats: pillar statistics of the data (a ``StatsTable``), or ``PillarStats.full`` where there is no data.
+        precision: of the graphs, ``fp32`` or ``fp16``: that in which students will be exported.
         networks: whole networks; the correction of the sums of blocks is fitted to them.
         limit: about how many blocks at most.
         progress: told graphs written and graphs in all.
 
     Raises:
         BackendError: onnx is not installed.
+        UsageError: another precision.
         OutputError: ``path`` cannot be written.
     """
     found = space_blocks(teacher, space, stats=stats, limit=limit)
@@ -103,25 +109,21 @@ def write_blocks(
         items.append(_item("overhead", "overhead", "overhead.onnx", [{"name": "x", "shape": [1], "fill": "uniform"}]))
         for block in found.blocks:
             file = f"blocks/{block.graph_key}.onnx"
-            add(file, lambda block=block: block_graph(block))  # type: ignore[misc]
-            items.append(_item(block.key, "block", file, block_inputs(block), **_about(block)))
+            add(file, lambda block=block: lowered(block_graph(block), block.kind, precision))  # type: ignore[misc]
+            items.append(_item(block.key, "block", file, block_inputs(block, precision), **_about(block)))
         for spec in specs:
             key, pillars = network_key(spec), rows(stats(spec))
             file = f"networks/{key}.onnx"
-            add(file, lambda spec=spec: network_graph(spec))  # type: ignore[misc]
+            add(file, lambda spec=spec: lowered(network_graph(spec), "network", precision))  # type: ignore[misc]
             inputs = network_inputs(spec, pillars)
             items.append(_item(key, "network", file, inputs, spec=to_json(spec), pillars=pillars))
-        index = {
-            "schema": SCHEMA,
-            "kd3d": __version__,
-            "teacher": teacher.name,
-            "precision": "fp32",
-            "pillars": found.pillars,
-            "items": [{**item, "sha256": hashes[item["file"]]} for item in items],
-        }
+        about = {"teacher": teacher.name, "precision": precision, "pillars": found.pillars}
+        listed = [{**item, "sha256": hashes[item["file"]]} for item in items]
+        index = {"schema": SCHEMA, "kd3d": __version__, **about, "items": listed}
         archive.writestr(zipfile.ZipInfo(INDEX, _EPOCH), json.dumps(index), zipfile.ZIP_DEFLATED)
     files, families = sum(name.startswith("blocks/") for name in hashes), len({block.family for block in found.blocks})
-    return Written(Path(path), len(found.blocks), len(specs), files, families, Path(path).stat().st_size)
+    size = Path(path).stat().st_size
+    return Written(Path(path), len(found.blocks), len(specs), files, families, size, precision)
 
 
 def network_key(spec: DetectorSpec) -> str:

@@ -18,13 +18,13 @@ from kd3d.errors import BackendError, PrecisionError, UsageError
 
 BRIEF = Effort(rounds=2, warmup_s=0, warmups=1, sample_s=0, least=1, most=1)
 TEACHER = preset("world-centerpoint-pillar-tiny")
+SPACE = Space(encoder=(1.0,), backbone=(1.0,), neck=(1.0,), head=(1.0,), depth=(1.0,), cell=(1.0,))
 
 
 @pytest.fixture(scope="module")
 def blocks(tmp_path_factory):
     path = tmp_path_factory.mktemp("blocks") / "blocks.zip"
-    space = Space(encoder=(1.0,), backbone=(1.0,), neck=(1.0,), head=(1.0,), depth=(1.0,), cell=(1.0,))
-    write_blocks(path, TEACHER, space, stats=lambda spec: PillarStats(200.0, 600.0), networks=1)
+    write_blocks(path, TEACHER, SPACE, stats=lambda spec: PillarStats(200.0, 600.0), networks=1)
     return path
 
 
@@ -84,6 +84,27 @@ def test_half_precision_is_a_flag_and_stands_in_the_table_that_a_search_for_fp32
     with pytest.raises(UsageError, match="of the runtime tensorrt, not onnxruntime-cpu"):
         check_table(made, runtime="onnxruntime-cpu", precision="fp16")
     assert check_table(made, runtime="tensorrt", precision="fp16") is made
+
+
+@pytest.mark.parametrize(("version", "network"), [("10.3.0", 2), ("11.4.0", 0)])
+def test_float16_graphs_become_engines_by_strong_typing_where_there_are_no_flags(timer, tmp_path, version, network):
+    path = tmp_path / "half.zip"
+    write_blocks(path, TEACHER, SPACE, stats=lambda spec: PillarStats(200.0, 600.0), networks=1, precision="fp16")
+    with timer(version, precision="fp16", graphs="fp16") as engines:
+        made = make_table(path, tmp_path / "t.json", engines=engines, effort=BRIEF)
+    assert {(flags, half) for flags, half, _ in timer.built} == {(network, False)}
+    assert check_table(made, precision="fp16", runtime="tensorrt") is made
+    with (
+        timer(version, precision="fp16") as engines,
+        pytest.raises(UsageError, match="holds fp16 graphs, and engines of fp32 ones"),
+    ):
+        make_table(path, tmp_path / "u.json", engines=engines, effort=BRIEF)
+    with (
+        timer(version, precision="fp32", graphs="fp16") as engines,
+        pytest.raises(PrecisionError, match=r"the graph is fp16, not fp32|an fp16 graph cannot become an fp32 engine"),
+    ):
+        make_table(path, tmp_path / "u.json", engines=engines, effort=BRIEF)
+    assert not (tmp_path / "u.json").exists()
 
 
 def test_what_cannot_be_measured_is_said_and_leaves_nothing(blocks, timer, tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """Every TensorRT name that the code uses exists in the published bindings of each version that it is for.
 
 What the bindings have is recorded in ``tests/support/tensorrt_names.json``; ``tests/support/trt_names.py`` says how it
-was looked up. A name that two enumerations share (``INT8``, a type in 11 and once a flag) cannot be told apart. Where ``KD3D_TRT_BINDINGS`` names the unpacked wheels, the record is compared with them.
+was looked up. A name that two enumerations share (``INT8``, a type in 11 and once a flag) cannot be told apart. Where
+``KD3D_TRT_BINDINGS`` names the unpacked wheels, the record is compared with them.
 """
 
 import ast
