@@ -158,20 +158,20 @@ def of_the_student(model: Any, student: Any, out: Path) -> dict[str, Any]:
     return {"latency": found}
 
 
-def write_blocks(path: Path, spec: Any, space: Any, stats: Any | None, *, of: tuple[str, str], as_json: bool) -> None:
+def write_blocks(path: Path, model: Any, space: Any, stats: Any | None, *, of: tuple[str, str], as_json: bool) -> None:
     """`kd3d search --write-blocks`; ``of`` is --latency-precision and --precision: nothing is trained here."""
     from kd3d.compress.search.stats import PillarStats
     from kd3d.compress.search.write_blocks import write_blocks as write
 
     if stats is None:
         note(
-            f"no --data: the encoder's blocks are for {spec.pillar_encoder.max_pillars} pillars per frame, the most "
+            f"no --data: the encoder's blocks are for {model.spec.pillar_encoder.max_pillars} pillars per frame, the most "
             "that the detector keeps. With --data they are for what the data's frames hold."
         )
         stats = PillarStats.full
     precision = next((one for one in of if one != "fp32"), "fp32")
     with TerminalProgress().phase("blocks") as step:
-        written = write(path, spec, space, stats=stats, precision=precision, progress=step)
+        written = write(path, model.spec, space, stats=stats, precision=precision, progress=step)
     say(
         f"{written.path}: {written.blocks} blocks of {written.families} families and {written.networks} whole "
         f"networks in {written.precision}, {written.bytes / 1e6:.1f} MB"

@@ -71,9 +71,7 @@ def search(
     space = searching.space(widths, depths, cells)
     if write_blocks is not None:
         stats = None if data is None else _stats(model, data)
-        latency.write_blocks(
-            write_blocks, model.spec, space, stats, of=(latency_precision, precision), as_json=json_line
-        )
+        latency.write_blocks(write_blocks, model, space, stats, of=(latency_precision, precision), as_json=json_line)
         return
     if data is None:
         raise UsageError("--data is missing: pillars per frame are counted on it. Only --write-blocks goes without.")
