@@ -165,8 +165,8 @@ def write_blocks(path: Path, model: Any, space: Any, stats: Any | None, *, of: t
 
     if stats is None:
         note(
-            f"no --data: the encoder's blocks are for {model.spec.pillar_encoder.max_pillars} pillars per frame, the most "
-            "that the detector keeps. With --data they are for what the data's frames hold."
+            f"no --data: the encoder's blocks are for {model.spec.pillar_encoder.max_pillars} pillars per frame, the "
+            "most that the detector keeps. With --data they are for what the data's frames hold."
         )
         stats = PillarStats.full
     precision = next((one for one in of if one != "fp32"), "fp32")
