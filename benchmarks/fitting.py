@@ -17,6 +17,7 @@ from worlds import TRAIN, VALIDATION, world
 
 from kd3d.compress.data import CompressData
 from kd3d.compress.distill.cache import CacheSettings
+from kd3d.compress.distill.objective import Semi
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
 from kd3d.compress.inherit.rules import TAYLOR
@@ -83,6 +84,7 @@ def fit(
     batch_size: int = 4,
     max_range_m: float | None = None,
     scored: int = len(CYCLES),
+    frames: CompressData | None = None,
 ) -> None:
     """Train and score one student in one arm with one seed; what came of it stays in ``out/result.json``. Resumes.
 
@@ -99,30 +101,38 @@ def fit(
         batch_size: frames per step.
         max_range_m: scores count nothing farther than this; ``None`` for the official ranges.
         scored: of the last so many cycles.
+        frames: to train on, also those without labels; the world ``TRAIN`` by default.
     """
     arm = ARMS[arm] if isinstance(arm, str) else arm
     if (out / "result.json").exists():
         return
-    data, validation = (world(which, sweeps=spec.points.sweeps) for which in (TRAIN, VALIDATION))
+    data = frames or CompressData(world(TRAIN, sweeps=spec.points.sweeps), augmentation=AUGMENTATION)
+    validation = world(VALIDATION, sweeps=spec.points.sweeps)
     torch.manual_seed(seed)
     student = build(spec).to(device)
     if arm.rule is not None:
         weights = teacher.module.state_dict()
-        made = plan(teacher.spec, spec, _rule(arm.rule, teacher, data, seed), weights)
+        made = plan(teacher.spec, spec, _rule(arm.rule, teacher, data.train, seed), weights)
         student.load_state_dict(apply_plan(made, student.state_dict(), weights))
     scores, times = [], []
-    objective = DetectionObjective(spec) if arm.recipe is None else arm.recipe.objective(teacher.module, spec)
+    beside = None if arm.recipe is None else data.beside(batch_size)
+    semi = Semi(0 if beside is None else len(beside.dataset), passes=steps)
+    objective = (
+        DetectionObjective(spec) if arm.recipe is None else arm.recipe.objective(teacher.module, spec, semi=semi)
+    )
     for cycle, (share, lr) in enumerate(CYCLES):
         chosen = settings(round(share * steps), 10 * seed + cycle, lr=lr, batch_size=batch_size)
         run = out / f"cycle-{cycle}"
         result = train(
             student,
-            data,
+            data.train,
             settings=chosen,
             run=run,
             draws=_recorded(arm, teacher, objective, data, settings=chosen, run=run, device=device),
             objective=objective,
-            augmentation=AUGMENTATION,
+            augmentation=data.augmentation,
+            database=data.database,
+            unlabelled=beside,
             progress=watch(f"{out.name}, cycle {cycle}"),
         )
         shutil.rmtree(run / "teacher-cache", ignore_errors=True)
@@ -149,7 +159,7 @@ def _recorded(
     arm: Arm,
     teacher: Model,
     objective: Any,
-    data: SampleDataset,
+    data: CompressData,
     *,
     settings: TrainSettings,
     run: Path,
@@ -160,10 +170,9 @@ def _recorded(
         return None
     if arm.recipe is None or (run / "model").exists():
         return Draws(arm.draws)
-    frames = CompressData(data, augmentation=AUGMENTATION)
-    cached = CachedTeacher(teacher, objective, frames, settings, CacheSettings(None, arm.draws))
+    cached = CachedTeacher(teacher, objective, data, settings, CacheSettings(None, arm.draws))
     try:
-        check_cacheable(objective, len(data) * arm.draws)
+        check_cacheable(objective, (len(data.train) + len(data.unlabelled or ())) * arm.draws)
     except UsageError as error:
         print(f"{run}: {error}", file=sys.stderr, flush=True)
         return Draws(arm.draws)

@@ -1,4 +1,5 @@
-"""Write the measured tables of docs/real-data.md, from ``kitti_overfit.json`` and ``nuscenes_keyframe.json``.
+"""Write the measured tables of docs/real-data.md, from ``kitti_overfit.json``, ``kitti_labelfree.json`` and
+``nuscenes_keyframe.json``.
 
     python benchmarks/real_data_tables.py
 
@@ -41,6 +42,35 @@ def kitti(record: Record) -> list[str]:
     ]
 
 
+def labelfree(record: Record) -> list[str]:
+    """How far the student agrees with the teacher, before and after."""
+    columns = ("frames", "teacher's boxes", "recall before", "recall after", "student's boxes", "precision after")
+    table = Table("", columns)
+    for split, said in (("train", "the 20 it was distilled on"), ("val", "7 others")):
+        before, after = (record["agreement"][when][split] for when in ("before", "after"))
+        table.rows.append(
+            (
+                said,
+                str(after["teacher_boxes"]),
+                _percent(before["recall"]),
+                _percent(after["recall"]),
+                str(after["student_boxes"]),
+                _percent(after["precision"]),
+            )
+        )
+    steps = record["steps"]
+    return [
+        table.markdown(),
+        f"Boxes above {record['score']:g}, of the same class, centres within {record['reach_m']:g} m. Before: the "
+        f"student with what it inherited. {steps['student']} steps with the recipe `{record['recipe']}`, teacher "
+        f"{steps['teacher']} steps, seed {record['seed']}.",
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.1f} %"
+
+
 def nuscenes(record: Record) -> list[str]:
     """The two exports on the key frame."""
     title = f"boxes above {record['shown_score']}"
@@ -63,7 +93,11 @@ def nuscenes(record: Record) -> list[str]:
     return [table.markdown(), "A random network's boxes mean nothing; it is here for parity and latency."]
 
 
-SECTIONS = (Section("kitti_overfit", "kitti", kitti), Section("nuscenes_keyframe", "nuscenes", nuscenes))
+SECTIONS = (
+    Section("kitti_overfit", "kitti", kitti),
+    Section("kitti_labelfree", "labelfree", labelfree),
+    Section("nuscenes_keyframe", "nuscenes", nuscenes),
+)
 
 
 def rendered(page: str, folder: Path) -> str:

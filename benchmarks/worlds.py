@@ -30,10 +30,16 @@ RUNS = Path(os.environ.get("KD3D_RUNS", Path(__file__).resolve().parents[1] / "r
 DEVICE = os.environ.get("KD3D_DEVICE", "cpu")  # that benchmarks train on
 
 
+def folder(which: tuple[int, str, int]) -> Path:
+    """Where the world ``(seed, split, scenes)`` is."""
+    seed, split, scenes = which
+    return ROOT / f"seed-{seed}-{split}-{scenes}"
+
+
 def world(which: tuple[int, str, int], *, sweeps: int) -> SampleDataset:
     """The data set of ``(seed, split, scenes)``, written first where it is missing (LiDAR only)."""
     seed, split, scenes = which
-    root = ROOT / f"seed-{seed}-{split}-{scenes}"
+    root = folder(which)
     if not root.exists():
         write_world(
             root,

@@ -24,7 +24,7 @@ def test_the_page_says_what_the_recorded_files_say(tables):
 
 
 def test_what_was_not_recorded_is_said_to_be_absent(tables, tmp_path):
-    page = "".join(f"<!-- {name}:begin -->old<!-- {name}:end -->" for name in ("kitti", "nuscenes"))
+    page = "".join(f"<!-- {name}:begin -->old<!-- {name}:end -->" for name in ("kitti", "labelfree", "nuscenes"))
     text = tables.rendered(page, tmp_path)
-    assert text.count("Not recorded yet") == 2
+    assert text.count("Not recorded yet") == 3
     assert "old" not in text

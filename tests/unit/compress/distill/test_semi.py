@@ -28,7 +28,7 @@ from kd3d.datasets.augment import Augmentation
 from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model, weights_hash
 from kd3d.detectors.presets import preset
-from kd3d.errors import UsageError
+from kd3d.errors import DataError, UsageError
 from kd3d.training.batch import make_batch
 from kd3d.training.loader import Draws, FrameSource, batches
 from kd3d.training.objective import total
@@ -363,3 +363,25 @@ def test_a_batch_of_one_frame_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UsageError, match="batch of 1 frame cannot hold frames with and without labels"):
         run_of(tmp_path / "run", settings=replace(SETTINGS, batch_size=1))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (
+            lambda points: {"points": np.where(np.arange(len(points))[:, None] == 7, np.nan, points)},
+            r"frame-100: 1 of \d+ points have NaN or infinite values, the first in row 7",
+        ),
+        (
+            lambda points: {"points": points[:, :3], "features": ("x", "y", "z")},
+            r"the detector needs the point column\(s\) intensity, but the cloud has x, y, z",
+        ),
+    ],
+    ids=["NaN", "other columns"],
+)
+def test_a_damaged_frame_without_labels_is_named(damage, text, tmp_path):
+    frame = frame_of(100)
+    others = MemoryDataset([replace(frame, **damage(frame.points))])
+    with pytest.raises(DataError, match=text):
+        run_of(tmp_path / "run", data=CompressData(memory_dataset(3), unlabelled=others))
+    assert not (tmp_path / "run" / "student").exists()
