@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kd3d.compress.distill.coefs import Geometry
 from kd3d.compress.distill.combining import BLOCKS
-from kd3d.compress.distill.shares import Shares
+from kd3d.compress.distill.shares import Shares, Table
 from kd3d.errors import NonFiniteError
 from kd3d.training.guard import ADVICE
 from kd3d.training.objective import Moment
@@ -20,6 +21,8 @@ DECAY = 0.99  # of the task's usual gradient length
 WINDOW = 500  # steps over which opposed gradients are counted
 BACK_OFFS = 10  # fp16 steps in a row that a signal's overflow may cost
 MAX_DROPPED = 50  # steps in a row that a signal may fail
+OCTAVES = 4  # factors of two by which a signal's gradient may be off the task's before its loss is scaled, in fp16
+WIDEST = 60  # factors of two that a loss is scaled by at most
 
 
 class BlendState(nn.Module):
@@ -33,6 +36,7 @@ class BlendState(nn.Module):
     gated: Tensor
     failed: Tensor
     averages: Tensor
+    balance: Tensor
 
     def __init__(self, kinds: int, *, smooth: bool = False) -> None:
         super().__init__()
@@ -43,6 +47,7 @@ class BlendState(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("gated", torch.zeros((), dtype=torch.int64))
         self.register_buffer("failed", torch.zeros(kinds, dtype=torch.int64))
+        self.register_buffer("balance", torch.ones(kinds, dtype=torch.float64))
         self.smooth = smooth
         if smooth:  # not in the checkpoints of runs that do without
             self.register_buffer("averages", torch.full((len(BLOCKS), 2), torch.nan, dtype=torch.float64))
@@ -71,11 +76,40 @@ class BlendState(nn.Module):
         self.seen += 1
         self.gated += int(share.turn is not None and share.turn.gated)
         weights = [share.weights.get(name, 0.0) / share.task if share.task > 0 else 0.0 for name in kinds]
-        self.weights.copy_(torch.tensor(weights))
+        self.weights.copy_(torch.tensor(weights, dtype=torch.float64) * self.balance.cpu())
         heard = next((name for name in kinds if share.weights.get(name, 0.0) > 0), None)
         factor = 1.0 if heard is None else share.alone[heard] * share.task / share.weights[heard]
         self.adapter_factor.fill_(factor)
         self.known.fill_(True)
+
+    @torch.no_grad()
+    def rebalance(self, kinds: Sequence[str], table: Table, task: str, dropped: Collection[str]) -> None:
+        """Choose the power of two that each signal's loss is multiplied by before its next gradient, for fp16.
+
+        No blend depends on it, but half precision does not hold gradients that are very much longer or shorter than the
+        task's. A signal whose gradient overflowed is scaled down, whatever its length was.
+
+        Args:
+            kinds: the signals.
+            table: dot products of the scaled gradients.
+            task: its name there.
+            dropped: signals that were not finite.
+        """
+        aim = table[task][task] if task in table else 0.0
+        for index, name in enumerate(kinds):
+            octaves = -float(OCTAVES) if name in dropped else 0.0
+            if name in table and name not in dropped and min(table[name][name], aim) > 0:
+                apart = (math.log2(aim) - math.log2(table[name][name])) / 2
+                octaves = float(round(apart)) if abs(apart) > OCTAVES else 0.0
+            before = math.log2(float(self.balance[index]))
+            after = max(-float(WIDEST), min(float(WIDEST), before + octaves))
+            self.balance[index] = 2.0**after
+            if self.smooth and len(kinds) == 1:  # the average is of the scaled gradient where there is but one
+                self.averages[:, 0] -= (after - before) * math.log(2)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}balance", self.balance)  # checkpoints from before it
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def gated_share(self) -> float | None:

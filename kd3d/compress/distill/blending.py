@@ -113,6 +113,9 @@ class GradientBlend:
         if not self._refreshes(moment):
             known = dict(zip(self._kinds, self.state.weights.tolist(), strict=True))
             losses = {TASK: sum((known.get(name, 1.0) * loss for name, loss in losses.items()), torch.zeros(()))}
+        elif moment.scaler.is_enabled():
+            scales = dict(zip(self._kinds, self.state.balance.tolist(), strict=True))
+            losses = {name: loss * scales.get(name, 1.0) for name, loss in losses.items()}
         found = gradients_of(losses, self._slots(named), moment.scaler.scale)
         self._found = found if self._found is None else added(self._found, found)
 
@@ -228,12 +231,32 @@ class GradientBlend:
             self.state.keep(block, share.average)
             return share
 
+        stale = self._stale(whole) if task and self.settings.mode == "interval" else {}
         plan = planned(tables, whole, weighed)
         plan.whole.back_off = back_off
+        scales = {f"weight.{name}": scale for name, scale in zip(self._kinds, self.state.balance.tolist(), strict=True)}
+        for share in {id(one): one for one in (plan.whole, *plan.parts.values())}.values():
+            share.info = {name: value * scales.get(name, 1.0) for name, value in share.info.items()}
+        plan.whole.info.update(stale)
         if task:
             self.state.saw(plan.whole, self._kinds, moment.scaler.get_scale())
             self._warn_if_opposed()
+            if moment.scaler.is_enabled():
+                self.state.rebalance(self._kinds, whole, TASK, dropped)
         return plan
+
+    def _stale(self, table: Table) -> dict[str, float]:
+        """How far a step with the weights of the last refresh would have turned, and whether that is too far."""
+        scales = dict(zip(self._kinds, (self.state.weights / self.state.balance).tolist(), strict=True))
+        weights = {TASK: 1.0, **{name: weight for name, weight in scales.items() if name in table}}
+        if not bool(self.state.known) or TASK not in table or not table[TASK][TASK] > 0:
+            return {}
+        along = sum(weight * table[TASK][name] for name, weight in weights.items())
+        square = sum(a * b * table[one][other] for one, a in weights.items() for other, b in weights.items())
+        if not square > 0:
+            return {}
+        angle = math.degrees(math.acos(max(-1.0, min(1.0, along / math.sqrt(square) / math.sqrt(table[TASK][TASK])))))
+        return {"stale_psi_deg": angle, "stale_too_far": float(angle > self.settings.psi_max_deg)}
 
     def _warn_if_opposed(self) -> None:
         share = self.state.gated_share()

@@ -49,7 +49,9 @@ def bridged(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
     for side, more in (("student", set(ours) - set(theirs)), ("teacher", set(theirs) - set(ours))):
         if more:
             found.append(f"classes that only the {side} knows ({', '.join(sorted(more))}) are not taught")
-    if _tasks(student) != _tasks(teacher):
+    if type(student.head) is not type(teacher.head):
+        found.append("a centre head and an anchor head meet in labels and feature maps only")
+    elif _tasks(student) != _tasks(teacher):
         found.append("task groups are met by class name")
     if student.output_grid.cell_m != teacher.output_grid.cell_m:
         cells = f"{student.output_grid.cell_m:g} and {teacher.output_grid.cell_m:g} m"

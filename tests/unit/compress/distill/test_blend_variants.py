@@ -186,6 +186,63 @@ def test_under_mixed_precision_the_step_is_as_long_as_the_task_alone_would_make_
     assert lengths[1] == pytest.approx(lengths[0], rel=0.3 if more.get("mode") == "cut" else 1e-5)
 
 
+class Half(torch.autograd.Function):
+    """Holds the gradient that passes in half precision, as the maps of an fp16 training are."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.half().to(gradient.dtype)
+
+
+class HalfToy(Toy):
+    def __call__(self, module, frames):
+        hook = module.backbone.second.register_forward_hook(lambda _, __, output: Half.apply(output))
+        try:
+            return super().__call__(module, frames)
+        finally:
+            hook.remove()
+
+
+@pytest.mark.parametrize("terms", ["separate", "joint"])
+def test_losses_of_any_size_are_heard_in_half_precision(terms):
+    """P1 where gradients far from the task's would overflow or vanish: their losses are scaled by powers of two."""
+    ends = {}
+    for c in (1.0, 1e8, 1e-10):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        config = replace(EXACT, terms=terms, smooth=0.5)
+        made, _ = stepper(HalfToy(config, scales=(c, c)), net(), scaler=scaler)
+        reports = [made.step([batch()]) for _ in range(12)]
+        ends[c] = reports[-1].blend
+        assert ends[c]["taught"] == (2 if terms == "separate" else 1)
+        assert scaler.get_scale() >= 2.0**8
+    for c in (1e8, 1e-10):
+        assert ends[c]["phi_deg"] == pytest.approx(ends[1.0]["phi_deg"], abs=1.5)
+        assert ends[c]["psi_deg"] == pytest.approx(ends[1.0]["psi_deg"], abs=1.5)
+        for name in (name for name in ends[c] if name.startswith("weight.")):  # of the loss as it was given
+            assert ends[c][name] * c == pytest.approx(ends[1.0][name], rel=0.1)
+
+
+def test_a_checkpoint_without_the_scales_of_losses_loads():
+    old = BlendState(2).state_dict()
+    del old["balance"]
+    state = BlendState(2)
+    state.load_state_dict(old)
+    assert state.balance.tolist() == [1, 1]
+
+
+def test_a_refresh_says_how_far_the_weights_of_the_last_one_would_have_turned():
+    made, _ = stepper(Toy(replace(EXACT, mode="interval", interval=2)), net())
+    first, _, third = (made.step([batch(seed)]).blend for seed in range(3))
+    assert "stale_psi_deg" not in first
+    assert 0 < third["stale_psi_deg"] < 180
+    assert third["stale_psi_deg"] != pytest.approx(third["psi_deg"], abs=1e-3)
+    assert third["stale_too_far"] == float(third["stale_psi_deg"] > 45)
+
+
 # Smoothing
 
 angles, ratios = st.floats(0.5, 175), st.floats(1e-5, 1e5)

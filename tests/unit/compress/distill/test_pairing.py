@@ -50,6 +50,13 @@ def test_all_reasons_and_all_differences_are_told_at_once():
         check_pair(ego, SPEC)
 
 
+def test_heads_of_other_kinds_are_named():
+    centre, anchors = preset("world-centerpoint-pillar-tiny"), preset("world-pointpillars-tiny")
+    assert "a centre head and an anchor head meet in labels and feature maps only" in bridged(centre, anchors)
+    with pytest.raises(UsageError, match=r"\(1\).*anchor head.*a centre head and an anchor head meet in labels"):
+        Recipe(logits=0, boxes=0, more=({"signal": "ranking"},)).signals(centre, anchors)
+
+
 def test_an_objective_collects_what_its_signals_and_its_labels_object_to():
     tiny = preset("world-centerpoint-pillar-tiny")
     coarse = replace(tiny, grid=replace(tiny.grid, cell_m=3.2))
