@@ -80,6 +80,12 @@ def compress(
     teacher_precision: teaching.TeacherPrecision = "auto",
     compile_teacher: teaching.CompileTeacher = False,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random flips, rotation and scaling.")] = True,
+    bench: Annotated[
+        bool,
+        typer.Option(
+            "--bench", help="Then export teacher and student to ONNX (RUN/export), and time both (RUN/bench)."
+        ),
+    ] = False,
     device: Device = "auto",
     resume: Resume = False,
     force: Force = False,
@@ -129,7 +135,8 @@ def compress(
     plan = _settings(taught, space, candidates=candidates, short_steps=short_steps, search=asked)
     predictor = latency.of_frames(table, source.train, plan.stats_frames)
     result = _compress(model, source, budgets, settings=plan, out=out, device=device, predictor=predictor)
-    found = latency.of_the_student(predictor, result.student, out)
+    delivered = _deliver(model, result, source, out) if bench else {}
+    found = {**latency.of_the_student(predictor, result.student, out), **delivered}
     emit({**result.metrics, **found, **_report(out), "model": str(result.model)}, as_json=json_line)
 
 
@@ -162,6 +169,21 @@ def _compress(model: Any, source: Any, budgets: Any, *, settings: Any, out: Path
         )
     _show(result)
     return result
+
+
+def _deliver(teacher: Any, result: Any, source: Any, out: Path) -> dict[str, Any]:
+    """Exports and latencies; teacher and student get theirs beside their metrics."""
+    from kd3d.cli.console import TerminalProgress
+    from kd3d.compress.deliver import DeliverSettings, export_and_bench, latencies
+    from kd3d.report.table import comparison, show
+
+    models = {"teacher": teacher, "student": result.student}
+    data = source.train if source.val is None else source.val
+    made = export_and_bench(models, data, out, settings=DeliverSettings(), progress=TerminalProgress())
+    timed = latencies(made)
+    both = {name: {**result.metrics[name], **timed[name]} for name in models}
+    show(comparison("exported: ONNX Runtime on the CPU", both))
+    return {**made, **both}
 
 
 def _show(result: Any) -> None:

@@ -142,6 +142,8 @@ def _encoder(shape: Architecture, facts: Facts, source: Source) -> PillarEncoder
         assert facts.height_m is not None
         points, voxels = _VOXEL_CAPS[source.framework]
         found = shape.voxel
+        usual = (*(1,) * (len(found.channels) - 2), 0)  # all published ones: the last leaves out the edge
+        told = facts.z_paddings
         return VoxelEncoderSpec(
             height_m=facts.height_m,
             channels=found.channels,
@@ -150,6 +152,7 @@ def _encoder(shape: Architecture, facts: Facts, source: Source) -> PillarEncoder
             out_channels=found.out_channels,
             block="residual" if found.residual else "plain",
             block_bias=found.bias,
+            z_paddings=told if told is not None and len(told) == len(usual) else usual,
             max_points=facts.max_points or points,
             max_voxels=facts.max_cells or voxels,
         )

@@ -25,6 +25,7 @@ class Facts:
         sweeps: past sweeps.
         camera_view_only: as ``PointSpec.camera_view_only``.
         encoder: ``pillar`` or ``voxel``.
+        z_paddings: of the strided convolutions of a voxel encoder.
         mode: of a pillar encoder.
         max_points: per pillar or voxel.
         max_cells: pillars or voxels per frame.
@@ -50,6 +51,7 @@ class Facts:
     sweeps: int | None = None
     camera_view_only: bool | None = None
     encoder: str | None = None
+    z_paddings: tuple[int, ...] | None = None
     mode: str | None = None
     max_points: int | None = None
     max_cells: int | None = None
@@ -135,6 +137,7 @@ def facts_of_preset(spec: DetectorSpec) -> Facts:
         sweeps=points.sweeps,
         camera_view_only=points.camera_view_only,
         encoder="pillar" if pillars else "voxel",
+        z_paddings=None if isinstance(encoder, PillarEncoderSpec) else encoder.z_paddings,
         mode=encoder.mode if isinstance(encoder, PillarEncoderSpec) else None,
         max_points=encoder.max_points,
         max_cells=encoder.max_pillars if isinstance(encoder, PillarEncoderSpec) else encoder.max_voxels,
