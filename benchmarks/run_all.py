@@ -42,6 +42,7 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ("cost_speed.py",),
     ("latency_prediction.py",),
     ("student_speed.py",),
+    ("imported_teacher.py",),
     ("runtime_overhead.py",),
     ("int8.py",),
     ("kitti_overfit.py", "--out", "runs/kitti-overfit"),
