@@ -1,4 +1,4 @@
-"""The last step of a compression: teacher and student as files for the vehicle, and how fast they are beside each other."""
+"""The last step of a compression: teacher and student as files for the vehicle, timed beside each other."""
 
 from __future__ import annotations
 
