@@ -16,6 +16,8 @@ def changed_graph(content: bytes, random: np.random.Generator) -> tuple[bytes, s
     model = onnx.load_from_string(content)
     ways = (_operator, _wire, _drop, _attribute, _dimension, _type, _fact, _outside, _opset, _input)
     way = ways[random.integers(len(ways))]
+    if not model.graph.initializer and way in (_dimension, _outside):
+        way = _operator
     what = way(model, random)
     return model.SerializeToString(), f"{way.__name__[1:]}: {what}"
 

@@ -132,7 +132,7 @@ def read_table(path: Path) -> LatencyTable:
         )
     try:
         return _table(value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: the latency table is damaged ({error!r}). Restore it or measure again.") from error
 
 
@@ -142,6 +142,8 @@ def _table(value: dict[str, Any]) -> LatencyTable:
     given["entries"] = {key: Entry(**item) for key, item in value["entries"].items()}
     given["networks"] = tuple(MeasuredNetwork(**item) for item in value["networks"])
     given["pillars"] = {str(key): int(rows) for key, rows in value["pillars"].items()}
+    for item in (*given["entries"].values(), *given["networks"]):
+        _check_types(item)
     table = LatencyTable(**given)
     for name in ("device", "runtime", "precision"):
         if not isinstance(getattr(table, name), str):
@@ -150,3 +152,17 @@ def _table(value: dict[str, Any]) -> LatencyTable:
     if not table.entries or not all(0 < time < 1e7 for time in times) or not 0 <= table.overhead_ms < 1e7:
         raise ValueError("no entries, or a latency that is not a positive number")
     return table
+
+
+def _check_types(item: Entry | MeasuredNetwork) -> None:
+    """A dataclass takes anything; sums and products of it do not."""
+    for one in fields(item):
+        value = getattr(item, one.name)
+        if one.type == "str":
+            right = isinstance(value, str)
+        elif one.type in ("int", "float"):
+            right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e18
+        else:
+            right = isinstance(value, dict)
+        if not right:
+            raise TypeError(f"{one.name} is {value!r}")

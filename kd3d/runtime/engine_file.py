@@ -146,7 +146,16 @@ def read_engine_file(path: Path) -> EngineFile:
     value = read_json(record)
     if not isinstance(value, dict) or value.get("format") != 1 or not isinstance(value.get("engine"), dict):
         raise DataError(f"{record}: not the record of an engine. Build the engine again: kd3d export trt")
+    odd = [name for name in ("device", "machine", "settings") if not isinstance(value.get(name, {}), dict)]
+    found = value["device"].get("compute_capability") if not odd and "device" in value else None
+    if odd or not (found is None or _is_capability(found)):
+        what = odd[0] if odd else "compute_capability"
+        raise DataError(f"{record}: its {what} is damaged. Copy the folder again, or build the engine again.")
     return EngineFile(engine or path / str(value["engine"].get("file", ENGINE_FILE)), value)
+
+
+def _is_capability(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(number, int) for number in value)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -191,11 +191,11 @@ class Board:
         attrs = trial.user_attrs
         try:
             name, rung, _ = attrs["name"], int(attrs["rung"]), attrs["owner"]["id"]
+            values = tuple(map(float, trial.values)) if trial.state.name == "COMPLETE" else None
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"trial {trial.number} of the study has no {error}: it is not one of kd3d's. Choose another --study."
             ) from error
         states = {"RUNNING": "running", "COMPLETE": "complete", "FAIL": attrs.get("ended", "lost")}
-        values = tuple(trial.values) if trial.state.name == "COMPLETE" else None
         state = states.get(trial.state.name, "lost")
         return Job(trial.number, name, rung, state, values, dict(trial.params), dict(attrs), trial._trial_id)

@@ -51,6 +51,11 @@ def test_this_machine_has_a_name_with_its_cores():
         ({"device": 3}, "is damaged"),
         ({"networks": None}, "is damaged"),
         ({"entries": {"abc": {**vars(ENTRY), "p50_ms": 0}}}, "is damaged"),
+        ({"entries": {"abc": {**vars(ENTRY), "family": [None]}}}, r"is damaged .*family is \[None\]"),
+        ({"entries": {"abc": {**vars(ENTRY), "macs": "9"}}}, "is damaged .*macs is '9'"),
+        ({"entries": {"abc": {**vars(ENTRY), "p90_ms": float("nan")}}}, "is damaged .*p90_ms is nan"),
+        ({"networks": [{**vars(TABLE.networks[0]), "spec": 3}]}, "is damaged .*spec is 3"),
+        ({"pillars": {"8x8": float("inf")}}, "is damaged"),
     ],
 )
 def test_a_file_that_is_no_table_of_this_version_is_refused(tmp_path, change, text):

@@ -141,3 +141,19 @@ def test_an_engine_of_another_kind_of_processor_is_refused():
     found = EngineFile(engine_file.Path("m.engine"), record(machine={"architecture": "sparc"}))
     with pytest.raises(EngineError, match=r"was built on sparc, but this is"):
         found.check_device(ORIN)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"device": [[]]}, "device"),
+        ({"machine": "x"}, "machine"),
+        ({"settings": 3}, "settings"),
+        ({"device": {"name": "Orin", "compute_capability": [8]}}, "compute_capability"),
+        ({"device": {"name": "Orin", "compute_capability": "8.7"}}, "compute_capability"),
+    ],
+)
+def test_a_record_with_damaged_parts_is_refused(folder, change, what):
+    (folder / "engine.json").write_text(json.dumps(record(**change)))
+    with pytest.raises(DataError, match=rf"engine\.json: its {what} is damaged. Copy the folder again"):
+        read_engine_file(folder)

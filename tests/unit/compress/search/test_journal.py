@@ -112,6 +112,16 @@ def test_a_journal_with_values_that_optuna_stumbles_over_is_refused(finished, tm
         work.board().jobs()
 
 
+def test_a_finished_trial_without_its_score_is_refused(finished, tmp_path):
+    content, whole = finished
+    old, new = b'"state":0,"value":null', b'"state":1,"value":null'
+    assert old in content
+    (tmp_path / "study.journal").write_bytes(content.replace(old, new, 1))
+    work = task(tmp_path, trials=4, rungs=(10, 20), request=task(whole, trials=4, rungs=(10, 20)).request)
+    with pytest.raises(DataError, match=r"trial 0 of the study has no .*Choose another --study"):
+        work.board().jobs()
+
+
 def test_a_database_with_other_things_in_its_columns_is_refused(tmp_path):
     import sqlite3
 
