@@ -290,10 +290,13 @@ def _student(spec: DetectorSpec, seed: int, device: str) -> CenterPoint:
 
 
 def plain(value: Any) -> Any:
-    """Settings as JSON values; mappings too."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    return to_json(value)
+    """Settings as JSON values; mappings and paths too."""
+    found = to_json(value)
+    if isinstance(found, dict):
+        return {str(key): plain(item) for key, item in found.items()}
+    if isinstance(found, list):
+        return [plain(item) for item in found]
+    return str(found) if isinstance(found, Path) else found
 
 
 def fingerprint(model: Model) -> dict[str, Any]:

@@ -220,6 +220,15 @@ def test_a_distillation_with_a_teacher_cache_asks_the_teacher_once_and_says_what
         distill(teacher, NARROW, data, settings=seeded, run=tmp_path / "c")
 
 
+def test_a_cache_in_a_folder_of_its_own_is_shared_and_the_student_says_where_it_was(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(distilling, "score", fake_score)
+    data = CompressData(Frames(), Frames(2), Augmentation(flip_y=True))
+    settings = DistillSettings(replace(TRAIN, steps=4), cache=CacheSettings(tmp_path / "answers", 1))
+    made = distill(teacher, NARROW, data, settings=settings, run=tmp_path / "a")
+    assert made.student.meta["settings"]["cache"] == {"augmentations": 1, "folder": str(tmp_path / "answers")}
+    assert distill(teacher, NARROW, data, settings=settings, run=tmp_path / "b").cache["made"] == 0
+
+
 def test_a_cache_that_costs_more_answers_than_it_gives_is_warned_about(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(distilling, "score", fake_score)
     data = CompressData(Frames(), Frames(2), Augmentation(flip_y=True))
