@@ -12,13 +12,16 @@ from contextlib import ExitStack
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
+
+from kd3d.detectors import sparse
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 _COPIES = ("aten::copy_", "aten::set_", "aten::_to_copy")
 _INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 _DEVICE, _IS_CUDA, _IS_CPU = torch.Tensor.device.__get__, torch.Tensor.is_cuda.__get__, torch.Tensor.is_cpu.__get__
+_QUANTILES = (torch.quantile, torch.Tensor.quantile)  # made of other operators over a tensor that they make
 _TO_HOST = (torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.pin_memory)
 
 
@@ -50,7 +53,7 @@ class _Operators(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = function._schema.name
-        compared = (args[0], *args[2:]) if name in _INDEXED else (args, kwargs)
+        compared = (args[0], *args[2:]) if name in _INDEXED and self.marks.on(args[0]) else (args, kwargs)
         tensors = [leaf for leaf in tree_leaves(compared) if isinstance(leaf, torch.Tensor)]
         there = [self.marks.on(tensor) for tensor in tensors]
         if any(there) and name not in _COPIES:
@@ -78,6 +81,10 @@ class _Names(TorchFunctionMode):
             return self.marks.on(args[0]) == (function == _IS_CUDA)
         if function in _TO_HOST and self.marks.on(args[0]):
             raise TypeError(f"can't convert cuda:0 device type tensor to numpy or page-locked memory: {args[0].shape}")
+        if function in _QUANTILES:
+            with _disable_current_modes():
+                result = function(*args, **kwargs)
+            return self.marks.put(result) if self.marks.on(args[0]) else result
         if function is torch.Tensor.cpu:
             return self._moved(args[0], CPU, {})
         if function is torch.Tensor.cuda:
@@ -127,6 +134,17 @@ class VirtualCuda:
         patch.setattr("kd3d.training.precision._has_bf16", lambda device: True)
         patch.setattr("kd3d.training.loop._cuda_devices", lambda device: [])
         patch.setattr(torch.cuda, "is_available", lambda: True)
+        for function in (sparse._TableConv, sparse._PairConv):
+            patch.setattr(function, "backward", staticmethod(self._named(function.backward)))
+
+    def _named(self, backward):
+        """Autograd leaves the mode of names: a backward pass that is written in Python enters it again."""
+
+        def called(context, *gradients):
+            with _Names(self.marks):
+                return backward(context, *gradients)
+
+        return called
 
     def __enter__(self):
         self._stack.enter_context(_Operators(self.marks))
