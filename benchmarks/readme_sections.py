@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from readme_search import cost_speed, latency_prediction, search_gain
+from readme_test_all import test_all
 from readme_voxel import sparse_conv, voxel_speed
 
 from kd3d.report.table import Table, comparison, number
@@ -277,4 +278,5 @@ SECTIONS = (
     Section("sparse_conv", "Sparse convolution beside spconv", sparse_conv),
     Section("voxel_speed", "Latency against voxels", voxel_speed),
     Section("runtime_overhead", "What the runtime adds", runtime_overhead),
+    Section("test_all", "Kills, damaged inputs, random students, every preset", test_all),
 )

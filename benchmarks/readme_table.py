@@ -15,7 +15,8 @@ from readme_sections import SECTIONS, Section, provenance
 
 from kd3d.runs.atomic import read_json, write_text
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 PICTURE = Path("docs/images/demo.png")
 CAPTION = "The same cloud with the boxes of the teacher and of the student"
 
@@ -50,7 +51,8 @@ def one_section(section: Section, folder: Path) -> str:
     """One result as Markdown, or that it was not recorded."""
     path = folder / f"{section.name}.json"
     if not path.exists():
-        return f"### {section.title}\n\nNot recorded yet (`benchmarks/{section.name}.py`)."
+        script = next((f"{section.name}{end}" for end in (".py", "") if (HERE / f"{section.name}{end}").exists()), "")
+        return f"### {section.title}\n\nNot recorded yet (`benchmarks/{script}`)."
     record = read_json(path)
     return "\n\n".join([f"### {section.title}", *section.render(record), f"<sub>{provenance(record)}</sub>"])
 

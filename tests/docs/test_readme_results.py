@@ -32,7 +32,7 @@ def table(monkeypatch):
     import readme_table
 
     yield readme_table
-    for name in ("readme_table", "readme_sections", "readme_search", "readme_voxel"):
+    for name in ("readme_table", "readme_sections", "readme_search", "readme_test_all", "readme_voxel"):
         sys.modules.pop(name, None)
 
 
@@ -68,6 +68,23 @@ def test_teacher_and_student_stand_beside_each_other(table, record, tmp_path):
     assert "| student | 0.410 | 0.600 | 2.000 G | 1,000 | 3.00 MB | 4.0 ms | - | 90.0 |" in text
     assert "2.50 times as fast" in text
     assert "Testor 9, 2 cores; 2026-01-02; commit 0123456789-dirty; `x.py`" in text
+
+
+def test_a_run_of_test_all_is_told_part_by_part_with_what_failed(table, record, tmp_path):
+    part = {"passed": 99, "refused": 0, "failed": 1, "left": 0, "seconds": 600}
+    failure = {
+        "part": "kills",
+        "item": "train 3",
+        "command": "python benchmarks/test_all/kills.py train 3",
+        "problem": "x",
+    }
+    mutations = {**part, "failed": 0, "inputs": 10000, "codes": {"0": 4000, "7": 6000}}
+    found = {"parts": {"kills": part, "mutations": mutations}, "failures": [failure], "seed": 5}
+    record("test_all", {**found, "environment": ENVIRONMENT})
+    text = table.rendered(README, tmp_path)
+    assert "| kills | commands killed at a random moment and given again | 99 | 0 | 1 | 10 |" in text
+    assert "Of 10,000 damaged inputs 4,000 were read as something sane" in text
+    assert "Failed: kills train 3 (`python benchmarks/test_all/kills.py train 3`)." in text
 
 
 def test_8_bits_stand_beside_fp32_with_the_bars_that_were_missed(table, record, tmp_path):
