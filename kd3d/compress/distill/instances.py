@@ -21,6 +21,8 @@ from kd3d.geometry.grid import BevGrid
 from kd3d.spec import DetectorSpec
 from kd3d.training.objective import Term
 
+LONGEST_M = 30.0  # of an object: what a teacher that has not learnt says is longer
+
 
 @dataclass(frozen=True)
 class InstanceLogits(LabelFree):
@@ -150,22 +152,37 @@ def richness(context: SignalContext, grid: BevGrid) -> tuple[Tensor, Tensor]:
 
 
 def footprints(context: SignalContext, grid: BevGrid, localisation: float) -> Tensor:
-    """``sum_n k_n G_n / sum G_n``: ``G_n`` a Gaussian of a quarter of length and width, at least half a cell."""
+    """``sum_n k_n G_n / sum G_n``: ``G_n`` a Gaussian of a quarter of length and width, at least half a cell, cut at
+    three of these. An object outside of the grid has none.
+    """
     found = context.proposals
     confidence = found.confidence(localisation)
     total = context.teacher_heatmap.new_zeros(len(context.teacher_heatmap), grid.ny, grid.nx)
     have = context.teacher_spec.output_grid
-    x = grid.x_min_m + (torch.arange(grid.nx, device=total.device) + 0.5) * grid.cell_m
-    y = grid.y_min_m + (torch.arange(grid.ny, device=total.device) + 0.5) * grid.cell_m
     for index, name in enumerate(context.classes):
-        mine = (found.kind == index) & (confidence >= LOWEST)
-        box = teacher_boxes(context, name, found.cell[mine])
-        dx, dy = x[None] - box[:, :1], y[None] - box[:, 1:2]
-        length, width = (box[:, 2:4] / 4).clamp(min=grid.cell_m / 2).T
-        cosine, sine = (part[:, None, None] for part in (box[:, 4].cos(), box[:, 4].sin()))
-        along = dx[:, None] * cosine + dy[:, :, None] * sine
-        across = dy[:, :, None] * cosine - dx[:, None] * sine
-        bell = torch.exp(-0.5 * ((along / length[:, None, None]) ** 2 + (across / width[:, None, None]) ** 2))
+        mine = ((found.kind == index) & (confidence >= LOWEST)).nonzero()[:, 0]
+        if not len(mine):
+            continue
+        row, column, bell = _bells(teacher_boxes(context, name, found.cell[mine]), grid)
         frame = torch.div(found.cell[mine], have.nx * have.ny, rounding_mode="floor")
-        total.index_add_(0, frame, unit(bell) * confidence[mine][:, None, None])
+        place = (frame[:, None, None] * grid.ny + row[:, :, None]) * grid.nx + column[:, None]
+        total.view(-1).index_add_(0, place.flatten(), (unit(bell) * confidence[mine][:, None, None]).flatten())
     return total
+
+
+def _bells(box: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns ``[N, K]`` and Gaussians ``[N, K, K]`` around boxes ``[N, 5]``, 0 outside of the grid."""
+    sigma = (box[:, 2:4] / 4).clamp(grid.cell_m / 2, LONGEST_M / 4)
+    reach = int(3 * float(sigma.max()) / grid.cell_m) + 1
+    around = torch.arange(-reach, reach + 1, device=box.device)
+    column = ((box[:, 0] - grid.x_min_m) / grid.cell_m).floor().clamp(-1e6, 1e6).long()[:, None] + around
+    row = ((box[:, 1] - grid.y_min_m) / grid.cell_m).floor().clamp(-1e6, 1e6).long()[:, None] + around
+    dx = grid.x_min_m + (column + 0.5) * grid.cell_m - box[:, :1]
+    dy = grid.y_min_m + (row + 0.5) * grid.cell_m - box[:, 1:2]
+    cosine, sine = (part[:, None, None] for part in (box[:, 4].cos(), box[:, 4].sin()))
+    along = (dx[:, None] * cosine + dy[:, :, None] * sine) / sigma[:, 0, None, None]
+    across = (dy[:, :, None] * cosine - dx[:, None] * sine) / sigma[:, 1, None, None]
+    square = along.square() + across.square()
+    inside_rows, inside_columns = (row >= 0) & (row < grid.ny), (column >= 0) & (column < grid.nx)
+    known = inside_rows[:, :, None] & inside_columns[:, None] & (square <= 9)
+    return row.clamp(0, grid.ny - 1), column.clamp(0, grid.nx - 1), torch.exp(-0.5 * square) * known
