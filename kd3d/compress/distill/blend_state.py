@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ WINDOW = 500  # steps over which opposed gradients are counted
 BACK_OFFS = 10  # fp16 steps in a row that a signal's overflow may cost
 MAX_DROPPED = 50  # steps in a row that a signal may fail
 OCTAVES = 4  # factors of two by which a signal's gradient may be off the task's before its loss is scaled, in fp16
-WIDEST = 60  # factors of two that a loss is scaled by at most
+WIDEST = 40  # factors of two that a loss is scaled by at most
 
 
 class BlendState(nn.Module):
@@ -83,22 +83,22 @@ class BlendState(nn.Module):
         self.known.fill_(True)
 
     @torch.no_grad()
-    def rebalance(self, kinds: Sequence[str], table: Table, task: str, dropped: Collection[str]) -> None:
+    def rebalance(self, kinds: Sequence[str], table: Table, task: str, off: Mapping[str, int]) -> None:
         """Choose the power of two that each signal's loss is multiplied by before its next gradient, for fp16.
 
         No blend depends on it, but half precision does not hold gradients that are very much longer or shorter than the
-        task's. A signal whose gradient overflowed is scaled down, whatever its length was.
+        task's. What overflowed is scaled down, and what vanished up, by a step each time.
 
         Args:
             kinds: the signals.
             table: dot products of the scaled gradients.
             task: its name there.
-            dropped: signals that were not finite.
+            off: signals without a length: 1 for what overflowed, -1 for what vanished.
         """
         aim = table[task][task] if task in table else 0.0
         for index, name in enumerate(kinds):
-            octaves = -float(OCTAVES) if name in dropped else 0.0
-            if name in table and name not in dropped and min(table[name][name], aim) > 0:
+            octaves = -2.0 * OCTAVES * off.get(name, 0)
+            if name in table and name not in off and min(table[name][name], aim) > 0:
                 apart = (math.log2(aim) - math.log2(table[name][name])) / 2
                 octaves = float(round(apart)) if abs(apart) > OCTAVES else 0.0
             before = math.log2(float(self.balance[index]))

@@ -60,6 +60,7 @@ class GradientBlend:
         self._ready = False
         self._found: Gradients | None = None
         self._values: dict[str, Tensor] = {}
+        self._numbers: dict[str, float] = {}
 
     def identity(self) -> dict[str, Any]:
         """Settings that a resumed run must repeat."""
@@ -129,6 +130,7 @@ class GradientBlend:
         assert self._found is not None
         values = dict(zip(self._values, sum_over_ranks(list(self._values.values())), strict=True))
         numbers = check_terms(values, step=moment.step, tokens=moment.tokens, spared=self.taught)
+        self._numbers = numbers
         if self._refreshes(moment):
             info = self._exact(named, moment) if self._trunk is None else self._at_the_cut(named, moment)
         else:  # one gradient of all losses together: what is wrong in it cannot be taken out
@@ -242,8 +244,13 @@ class GradientBlend:
             self.state.saw(plan.whole, self._kinds, moment.scaler.get_scale())
             self._warn_if_opposed()
             if moment.scaler.is_enabled():
-                self.state.rebalance(self._kinds, whole, TASK, dropped)
+                gone = {name for name in found if name != TASK and whole[name][name] == 0 and self._cost(name) != 0}
+                self.state.rebalance(self._kinds, whole, TASK, {**dict.fromkeys(dropped, 1), **dict.fromkeys(gone, -1)})
         return plan
+
+    def _cost(self, kind: str) -> float:
+        names = self.taught if kind == JOINT else (kind,)
+        return sum(abs(self._numbers.get(name, 0.0)) for name in names)
 
     def _stale(self, table: Table) -> dict[str, float]:
         """How far a step with the weights of the last refresh would have turned, and whether that is too far."""

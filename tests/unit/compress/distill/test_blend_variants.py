@@ -211,7 +211,7 @@ class HalfToy(Toy):
 def test_losses_of_any_size_are_heard_in_half_precision(terms):
     """P1 where gradients far from the task's would overflow or vanish: their losses are scaled by powers of two."""
     ends = {}
-    for c in (1.0, 1e8, 1e-10):
+    for c in (1.0, 1e8, 1e-10, 1e-14):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
         config = replace(EXACT, terms=terms, smooth=0.5)
         made, _ = stepper(HalfToy(config, scales=(c, c)), net(), scaler=scaler)
@@ -219,7 +219,7 @@ def test_losses_of_any_size_are_heard_in_half_precision(terms):
         ends[c] = reports[-1].blend
         assert ends[c]["taught"] == (2 if terms == "separate" else 1)
         assert scaler.get_scale() >= 2.0**8
-    for c in (1e8, 1e-10):
+    for c in (1e8, 1e-10, 1e-14):
         assert ends[c]["phi_deg"] == pytest.approx(ends[1.0]["phi_deg"], abs=1.5)
         assert ends[c]["psi_deg"] == pytest.approx(ends[1.0]["psi_deg"], abs=1.5)
         for name in (name for name in ends[c] if name.startswith("weight.")):  # of the loss as it was given
