@@ -55,11 +55,19 @@ def _openpcdet_anchor(name: str, entry: Any, source: str) -> AnchorSpec:
     return replace(anchor, matching=(low, high))
 
 
-def anchors_of_mmdet3d(head: Any, classes: tuple[str, ...] | None, source: str) -> AnchorHeadSpec | None:
+def anchors_of_mmdet3d(
+    head: Any, classes: tuple[str, ...] | None, source: str, *, range_m: tuple[float, ...] | None
+) -> AnchorHeadSpec | None:
     """The head of ``Anchor3DHead``, or ``None`` where the configuration is not whole.
 
+    Args:
+        head: its settings.
+        classes: in the order of the anchors.
+        source: for messages.
+        range_m: of the detector, over which the anchors must be spread.
+
     Raises:
-        CheckpointError: it has a limit offset of directions, or one set of anchors per scale.
+        CheckpointError: it has a limit offset of directions, a set of anchors per scale, or anchors over another range.
     """
     generator = at(head, "anchor_generator")
     ranges, sizes = at(generator, "ranges"), at(generator, "sizes")
@@ -74,6 +82,8 @@ def anchors_of_mmdet3d(head: Any, classes: tuple[str, ...] | None, source: str) 
         low, size = numbers(place, 6), numbers(side, 3)
         if low is None or size is None:
             return None
+        if range_m is not None and (*low[:2], *low[3:5]) != (*range_m[:2], *range_m[3:5]):
+            raise CheckpointError(f"{source}: the anchors of {name} are over another range, {place}, than the points.")
         found.append(AnchorSpec(name, (size[0], size[1], size[2]), low[2]))
     offset = number(at(head, "dir_offset"))
     return AnchorHeadSpec(

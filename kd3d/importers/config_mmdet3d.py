@@ -41,14 +41,14 @@ def facts_of_mmdet3d(config: dict[str, Any], source: str) -> Facts:
     trunk, neck = first(model, "pts_backbone", "backbone"), first(model, "pts_neck", "neck")
     size = numbers(first(grid, "voxel_size") or at(config, "voxel_size") or at(encoder, "voxel_size"), 3)
     pillars, data, center = is_pillar(encoder), data_set(config), "CenterHead" in kind_of(head)
-    groups = groups_of(at(head, "tasks"))
+    groups, limits = groups_of(at(head, "tasks")), _range(config, grid, encoder)
     classes = flat(groups) or words(at(config, "class_names")) or words(at(config, "metainfo", "classes"))
     rule = at(model, "test_cfg", "pts") or at(model, "test_cfg") or at(head, "test_cfg")
     count = whole(first(encoder, "in_channels", "num_features"))
     return Facts(
         source=source,
         name=detector_name(data, center, pillars),
-        range_m=_range(config, grid, encoder),
+        range_m=limits,
         cell_m=square(size, source),
         height_m=size[2] if size and pillars is False else None,
         classes=classes,
@@ -69,7 +69,7 @@ def facts_of_mmdet3d(config: dict[str, Any], source: str) -> Facts:
         convolution_for_stride_one=flag(at(neck, "use_conv_for_no_stride")) or False if neck else None,
         out_stride=whole(at(head, "bbox_coder", "out_size_factor")),
         head_eps=number(at(head, "norm_cfg", "eps")) if center else None,
-        anchors=None if center else anchors_of_mmdet3d(head, classes, source),
+        anchors=None if center else anchors_of_mmdet3d(head, classes, source, range_m=limits),
         decode=_center_decode(head, rule, len(groups)) if center else decode_of_mmdet3d(rule),
         old_boxes=False if at(model, "data_preprocessor") or at(config, "default_scope") else None,
     )

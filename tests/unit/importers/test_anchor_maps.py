@@ -130,3 +130,6 @@ def test_waymos_pointpillars_of_mmdetection3d_have_other_names_and_no_legacy_dec
     assert spec.head.classes == ("Car", "Pedestrian", "Cyclist") and spec.head.direction_offset_rad == -0.7854
     assert (spec.points.features[-1], spec.points.intensity) == ("elongation", "tanh")
     assert (spec.decode.nms, spec.decode.nms_threshold, spec.decode.top_k) == ("rotate_by_class", (0.25,), 4096)
+    (tmp_path / "waymo.py").write_text(WAYMO.replace("ranges=[edges,", "ranges=[[-9, -9, -2, 9, 9, 4],"))
+    with pytest.raises(CheckpointError, match="the anchors of Car are over another range"):
+        import_file(path, config=tmp_path / "waymo.py")
