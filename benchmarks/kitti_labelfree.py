@@ -139,7 +139,7 @@ def main() -> None:
             "student": spec.name,
             "recipe": options.recipe,
             "seed": SEED,
-            "steps": {"teacher": options.teacher_steps, "student": options.steps},
+            "steps": {"teacher": teacher.meta["training"]["steps"], "student": options.steps},
             "settings": settings(options.steps).identity(),
             "reach_m": REACH_M,
             "score": SCORE,
