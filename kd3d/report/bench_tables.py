@@ -91,11 +91,12 @@ def _points(record: Mapping[str, Any]) -> Table:
 
 
 def _layers(record: Mapping[str, Any]) -> Table:
-    table = Table("slowest layers, each recorded while all were", ("model, layer", "ms", "share"))
+    table = Table("slowest layers", ("layer", "ms", "share"))
     for model in record["models"]:
+        of = f"{model['name']}, " if len(record["models"]) > 1 else ""
         for row in model.get("profile", {}).get("slowest", ()):
             share = number(row["percentage"], "{:.1f} %")
-            table.rows.append((f"{model['name']}, {row['name']}", number(row["medianMs"], "{:.3f}"), share))
+            table.rows.append((f"{of}{row['name']}", number(row["medianMs"], "{:.3f}"), share))
     return table
 
 

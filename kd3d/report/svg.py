@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34
+COLOURS = 8  # classes c0 to c7 of page.css
 Series = Sequence[tuple[float, float]]
 
 
@@ -23,11 +24,12 @@ def lines(series: Mapping[str, Series], *, x: str, y: str, label: str) -> str:
     for index, points in enumerate(held.values()):
         if len(points) == 1:
             at, value = frame.place(*points[0])
-            drawn.append(f'<circle class="dot c{index % 6}" cx="{at:.1f}" cy="{value:.1f}" r="3"/>')
+            drawn.append(f'<circle class="dot c{index % COLOURS}" cx="{at:.1f}" cy="{value:.1f}" r="3"/>')
             continue
         path = " ".join("{:.1f},{:.1f}".format(*frame.place(*point)) for point in points)
-        drawn.append(f'<polyline class="line c{index % 6}" points="{path}"/>')
-    return _figure(frame.axes(x, y) + "".join(drawn), list(held), label)
+        drawn.append(f'<polyline class="line c{index % COLOURS}" points="{path}"/>')
+    whole = "x" if all(at == int(at) for at in xs) else ""
+    return _figure(frame.axes(x, y, whole=whole) + "".join(drawn), list(held), label)
 
 
 def histograms(samples: Mapping[str, Sequence[float]], *, x: str, label: str, bins: int = 30) -> str:
@@ -50,8 +52,8 @@ def histograms(samples: Mapping[str, Sequence[float]], *, x: str, label: str, bi
                 x0, y0 = frame.place(low + at * width, count)
                 x1, y1 = frame.place(low + (at + 1) * width, 0)
                 size = f'width="{max(x1 - x0 - 0.5, 0.5):.1f}" height="{y1 - y0:.1f}"'
-                drawn.append(f'<rect class="bar c{index % 6}" x="{x0:.1f}" y="{y0:.1f}" {size}/>')
-    return _figure(frame.axes(x, "frames") + "".join(drawn), list(held), label)
+                drawn.append(f'<rect class="bar c{index % COLOURS}" x="{x0:.1f}" y="{y0:.1f}" {size}/>')
+    return _figure(frame.axes(x, "frames", whole="y") + "".join(drawn), list(held), label)
 
 
 def stacked(rows: Mapping[str, Mapping[str, float]], *, unit: str, label: str) -> str:
@@ -70,7 +72,7 @@ def stacked(rows: Mapping[str, Mapping[str, float]], *, unit: str, label: str) -
             wide = value / longest * WIDTH
             place = f'x="{at:.1f}" y="{top + 17:.1f}" width="{wide:.1f}" height="16"'
             said = html.escape(f"{name} {value:.4g} {unit}")
-            drawn.append(f'<rect class="part c{names.index(name) % 6}" {place}><title>{said}</title></rect>')
+            drawn.append(f'<rect class="part c{names.index(name) % COLOURS}" {place}><title>{said}</title></rect>')
             at += wide
         top += 44
     return _figure("".join(drawn), names, label, height=top)
@@ -93,13 +95,18 @@ class _Frame:
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
-    def axes(self, x: str, y: str) -> str:
+    def axes(self, x: str, y: str, *, whole: str = "") -> str:
+        """Grid, ticks and names; the axes in ``whole`` (``x``, ``y``) count something, so they have no fractions."""
         drawn = []
         for value in ticks(*self.y):
+            if "y" in whole and value != int(value):
+                continue
             at = self.place(self.x[0], value)[1]
             drawn.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
             drawn.append(f'<text class="end" x="{LEFT - 4}" y="{at + 4:.1f}">{value:g}</text>')
         for value in ticks(*self.x):
+            if "x" in whole and value != int(value):
+                continue
             at = self.place(value, self.y[0])[0]
             drawn.append(f'<text class="mid" x="{at:.1f}" y="{HEIGHT - BOTTOM + 14}">{value:g}</text>')
         drawn.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
@@ -118,7 +125,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def _figure(drawn: str, names: Sequence[str], label: str, height: float = HEIGHT) -> str:
-    keys = "".join(f'<li class="c{index % 6}">{html.escape(name)}</li>' for index, name in enumerate(names))
+    keys = "".join(f'<li class="c{index % COLOURS}">{html.escape(name)}</li>' for index, name in enumerate(names))
     return (
         f'<figure class="chart"><svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{html.escape(label)}">'
         f"{drawn}</svg><ul>{keys}</ul><figcaption>{html.escape(label)}</figcaption></figure>"

@@ -77,13 +77,13 @@ def number(value: Any, form: str, scale: float = 1) -> str:
 
 
 def bench_table(record: Mapping[str, Any]) -> Table:
-    """Latency per model in milliseconds: end to end, and the median of each stage."""
-    stages = list(record["models"][0]["stages"])
+    """Latency per model in milliseconds: end to end, and the median of each stage; models may have different ones."""
+    stages = list(dict.fromkeys(stage for model in record["models"] for stage in model["stages"]))
     table = Table("latency, ms", ("model", "p50", "p90", "p99", "mean", "std", *stages, "FPS"))
     for model in record["models"]:
         e2e = model["e2e_ms"]
         found = [number(e2e.get(name), "{:.2f}") for name in ("p50", "p90", "p99", "mean", "std")]
-        medians = [number(model["stages"][stage].get("p50"), "{:.2f}") for stage in stages]
+        medians = [number(model["stages"].get(stage, {}).get("p50"), "{:.2f}") for stage in stages]
         table.rows.append((model["name"], *found, *medians, number(model["fps"], "{:.1f}")))
     return table
 

@@ -90,6 +90,8 @@ _PACKAGES = (
     _Package("matplotlib", ("matplotlib",), "pictures", _extra("plot")),
     _Package("optuna", ("optuna",), "search by training", _extra("search")),
     _Package("pyarrow", ("pyarrow",), "reading the Waymo Open Dataset", _extra("waymo")),
+    _Package("psycopg", ("psycopg",), "a search that machines share through PostgreSQL", _extra("postgres")),
+    _Package("modelopt", ("nvidia-modelopt",), "AutoCast, another way to fp16", _extra("autocast")),
     _Package(
         "tensorrt",
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
@@ -113,10 +115,13 @@ _PACKAGES = (
         "pip install 'pycuda>=2024.1'",
         useful=_GPUS,
     ),
+    _Package("pynvml", ("nvidia-ml-py",), "power, clocks, --lock-clocks", "pip install nvidia-ml-py", useful=_X86),
 )
+_ON_VEHICLE = {"onnxruntime": "pip install onnxruntime"}  # without what only an export needs
 _ON_ORIN = {
     "tensorrt": "sudo apt install python3-libnvinfer  # and make the environment with --system-site-packages",
     "libcudart": "sudo apt install nvidia-jetpack",
+    "NVRTC": "sudo apt install nvidia-jetpack",
     "NVIDIA driver": "flash JetPack 6 or 7: it brings the driver",
     "onnxruntime for CUDA": "",
 }
@@ -153,7 +158,8 @@ def _package(entry: _Package, target: str | None) -> Check:
     name = entry.distributions[0]
     needed = entry.needed if target is None else target in entry.required
     if not available(entry.module):
-        return Check(name, False, needed, f"not installed ({entry.purpose})", entry.remedy)
+        remedy = entry.remedy if target is None else _ON_VEHICLE.get(name, entry.remedy)
+        return Check(name, False, needed, f"not installed ({entry.purpose})", remedy)
     found = probes.version(entry.distributions) or "installed, version unknown"
     return Check(name, True, needed, f"{found} ({entry.purpose})")
 
@@ -169,6 +175,7 @@ def _accelerator(target: str | None) -> list[Check | None]:
         _found(
             "libcudart", probes.cuda_runtime, "device memory through ctypes", "pip install nvidia-cuda-runtime-cu12"
         ),
+        _found("NVRTC", probes.nvrtc, "the CUDA kernels of --device-stages", "pip install nvidia-cuda-nvrtc"),
         _device_memory() if on_gpu else None,
         _found(
             "NVIDIA driver", probes.driver, "by NVML", "sudo ubuntu-drivers install", needed=on_gpu and target in _X86

@@ -72,6 +72,22 @@ def cuda_runtime(load: Loader = ctypes.CDLL) -> str | None:
     return None
 
 
+def nvrtc(load: Loader = ctypes.CDLL) -> str | None:
+    """Version of NVRTC, CUDA's run-time compiler: of NVIDIA's wheels, the loader's path, or a toolkit."""
+    wheel = version(("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"))
+    if wheel is not None:
+        return wheel
+    toolkit = [str(path) for path in sorted(Path("/usr/local/cuda/lib64").glob("libnvrtc.so*"))]
+    for name in ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", *toolkit):
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        try:
+            if load(name).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)) == 0:
+                return f"{major.value}.{minor.value}"
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
 def driver(load: Loader = ctypes.CDLL) -> str | None:
     """Version of the NVIDIA driver, by NVML."""
     text = ctypes.create_string_buffer(96)

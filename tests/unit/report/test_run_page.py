@@ -193,6 +193,17 @@ def test_ticks_are_few_round_and_inside(low, span):
     assert all(low - span * 1e-3 <= mark <= high + span * 1e-3 for mark in marks)
 
 
+def test_axes_that_count_have_no_fractions():
+    drawn = svg.histograms({"a": [1.0, 1.0, 2.0]}, x="ms", label="l", bins=4)
+    assert ">1</text>" in drawn
+    assert ">0.5</text>" not in drawn
+    steps = svg.lines({"a": [(20, 0.5)]}, x="step", y="loss", label="l")
+    assert ">20</text>" in steps
+    assert ">19.8</text>" not in steps
+    assert ">0.2</text>" in steps
+    assert ">0.5</text>" in svg.lines({"a": [(0.5, 1), (1.5, 2)]}, x="m", y="loss", label="l")
+
+
 def test_a_histogram_counts_every_sample():
     drawn = svg.histograms({"a": [1.0, 1.0, 2.0], "b": [5.0]}, x="ms", label="l", bins=4)
     assert drawn.count('class="bar c0"') == 2

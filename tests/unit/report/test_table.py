@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from kd3d.report.table import (
+    DASH,
     Table,
     bench_table,
     comparison,
@@ -42,6 +43,15 @@ def test_a_comparison_shows_what_any_model_has_and_never_guesses():
     )
     assert table.columns == ("model", "mAP", "MACs", "parameters", "FPS")
     assert table.rows == [("teacher", "0.500", "4.000 G", "-", "-"), ("student", "-", "-", "9", "-")]
+
+
+def test_models_with_other_stages_share_a_bench_table():
+    found = {"e2e_ms": {"p50": 3}, "fps": 9}
+    one = {"name": "a", "stages": {"pre": {"p50": 1}, "encoder": {"p50": 2}}, **found}
+    two = {"name": "b", "stages": {"pre": {"p50": 1}, "network": {"p50": 4}}, **found}
+    table = bench_table({"models": [one, two]})
+    assert table.columns[6:9] == ("pre", "encoder", "network")
+    assert [row[6:9] for row in table.rows] == [("1.00", "2.00", DASH), ("1.00", DASH, "4.00")]
 
 
 def test_a_bench_table_names_the_stages_of_the_record():

@@ -2,8 +2,11 @@
 
 import ctypes
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +23,7 @@ def bare(monkeypatch):
     """A machine with Python alone."""
     monkeypatch.setattr(doctor, "available", lambda module: False)
     monkeypatch.setattr(environment, "graphics_cards", list)
-    for name in ("cuda_runtime", "driver", "tegrastats", "l4t"):
+    for name in ("cuda_runtime", "driver", "tegrastats", "l4t", "nvrtc"):
         monkeypatch.setattr(probes, name, lambda: None)
 
 
@@ -29,7 +32,8 @@ def missing(target):
 
 
 def test_each_target_needs_what_it_needs(bare):
-    assert missing("cpu") == {"onnxruntime": "pip install 'kd3d[onnx]'"}
+    assert missing("cpu") == {"onnxruntime": "pip install onnxruntime"}
+    assert missing(None)["onnxruntime"] == "pip install 'kd3d[onnx]'"
     assert set(missing("a100")) == {"tensorrt", "device memory", "NVIDIA driver", "NVIDIA GPU"}
     assert set(missing("orin")) == {"tensorrt", "device memory", "NVIDIA GPU"}
     assert missing("orin")["tensorrt"].startswith("sudo apt install python3-libnvinfer")
@@ -45,6 +49,40 @@ def test_a_target_is_not_bothered_with_what_it_has_no_use_for(bare):
     assert not {"torch", "nuscenes-devkit", "matplotlib", "tensorrt_rtx"} & orin
     everything = {check.name for check in doctor.examine()}
     assert {"matplotlib", "optuna", "numba", "tensorrt", "tensorrt_rtx", "cuda-bindings", "pycuda"} <= everything
+
+
+def test_every_extra_has_its_line(bare):
+    """Those of pyproject.toml, but for groups of several."""
+    text = (Path(__file__).resolve().parents[3] / "pyproject.toml").read_text()
+    section = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^([\w-]+) = \[", section, re.MULTILINE)) - {"all", "dev", "gpu"}
+    assert {"torch", "waymo", "postgres", "cuda"} <= extras
+    lines = " ".join(check.remedy for check in doctor.examine())
+    by_name = {"cuda": "pip install cuda-bindings", "pycuda": "pip install 'pycuda>=2024.1'"}
+    assert [name for name in sorted(extras) if by_name.get(name, f"kd3d[{name}]") not in lines] == []
+    assert "pip install nvidia-ml-py" in lines
+    assert "pip install nvidia-cuda-nvrtc" in lines
+    assert {check.name: check.remedy for check in doctor.examine("orin")}["NVRTC"] == "sudo apt install nvidia-jetpack"
+
+
+def test_nvrtc_is_found_as_a_library_too(monkeypatch):
+    def library(name):
+        if name != "libnvrtc.so.12":
+            raise OSError(name)
+
+        def told(major, minor):
+            major._obj.value, minor._obj.value = 12, 6
+            return 0
+
+        return SimpleNamespace(nvrtcVersion=told)
+
+    monkeypatch.setattr(probes, "version", lambda names: None)
+    assert probes.nvrtc(library) == "12.6"
+
+    def none(name):
+        raise OSError(name)
+
+    assert probes.nvrtc(none) is None
 
 
 def test_one_way_to_device_memory_is_enough(bare, monkeypatch):
