@@ -36,6 +36,7 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ("search_gain.py", "table"),
     *(("kd_gain.py", "run", "--seed", str(seed)) for seed in SEEDS),
     ("kd_gain.py", "table"),
+    ("labelfree_gain.py",),
     ("kd_step.py",),
     ("world_gate.py",),
     ("decode_comparison.py",),
@@ -46,6 +47,7 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ("runtime_overhead.py",),
     ("int8.py",),
     ("kitti_overfit.py", "--out", "runs/kitti-overfit"),
+    ("kitti_labelfree.py", "--out", "runs/kitti-labelfree", "--teacher", "runs/kitti-overfit/teacher/model"),
     ("nuscenes_keyframe.py", "--out", "runs/nuscenes-keyframe"),
 )
 
