@@ -46,6 +46,7 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ("imported_teacher.py",),
     ("runtime_overhead.py",),
     ("int8.py",),
+    ("precision.py",),
     ("kitti_overfit.py", "--out", "runs/kitti-overfit"),
     ("kitti_labelfree.py", "--out", "runs/kitti-labelfree", "--teacher", "runs/kitti-overfit/teacher/model"),
     ("nuscenes_keyframe.py", "--out", "runs/nuscenes-keyframe"),

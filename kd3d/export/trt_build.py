@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kd3d.errors import BackendError, GraphError, PrecisionError, UsageError
+from kd3d.errors import BackendError, DeviceMemoryError, GraphError, PrecisionError, UsageError
+from kd3d.runtime.shortage import out_of_memory
 from kd3d.runtime.trt_logger import make_logger, said
 
 Typing = Literal["auto", "strong", "flags"]
@@ -124,6 +125,7 @@ def build(trt: Any, onnx: Path, settings: BuildSettings, *, cache: bytes = b"") 
 
     Raises:
         GraphError: TensorRT refuses the graph in every way; its messages are given.
+        DeviceMemoryError: the device has too little memory to build it.
         PrecisionError, UsageError: as ``typings``.
     """
     ways, first = typings(trt, settings), None
@@ -153,9 +155,15 @@ def _build(trt: Any, onnx: Path, settings: BuildSettings, *, typing: str, cache:
     timing = _attach_cache(config, cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise GraphError(f"TensorRT {trt.__version__} cannot build {onnx.name}: {said(logger)}")
+        raise _refusal(f"TensorRT {trt.__version__} cannot build {onnx.name}: {said(logger)}")
     after = bytes(config.get_timing_cache().serialize()) if timing else b""
     return Built(bytes(plan), typing, cache=after, messages=logger.warnings)
+
+
+def _refusal(text: str) -> Exception:
+    if out_of_memory(text):
+        return DeviceMemoryError(f"{text}. Free the device's memory, give a smaller --workspace, or fewer --pillars.")
+    return GraphError(text)
 
 
 def parse(trt: Any, network: Any, onnx: Path, logger: Any) -> None:

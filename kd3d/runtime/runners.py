@@ -10,8 +10,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kd3d.errors import BackendError, DataError, GraphError, UsageError
+from kd3d.errors import BackendError, DataError, DeviceMemoryError, GraphError, UsageError
 from kd3d.optional import require
+from kd3d.runtime.shortage import out_of_memory
 from kd3d.runtime.tensors import TensorInfo, onnx_tensor
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -103,6 +104,7 @@ class OrtRunner:
             BackendError: ONNX Runtime or the provider is missing.
             DataError: there is no such file.
             GraphError: ONNX Runtime refuses the graph.
+            DeviceMemoryError: the device has too little memory for it.
         """
         if self._session is None:
             self._session = self._open()
@@ -144,6 +146,7 @@ class OrtRunner:
 
         Raises:
             DataError: an input is missing, or has a wrong shape or type.
+            DeviceMemoryError: the device has too little memory for it.
         """
         session = self._loaded()
         names = [item.name for item in session.get_inputs()]
@@ -156,7 +159,7 @@ class OrtRunner:
         except Exception as error:
             if not _from_onnxruntime(error):
                 raise
-            raise DataError(f"{self.path.name} cannot run on these inputs: {_first_line(error)}") from error
+            raise self._failure(error, DataError, f"{self.path.name} cannot run on these inputs") from error
         return dict(zip(outputs, values, strict=True))
 
     def end_profile(self) -> Path:
@@ -213,7 +216,7 @@ class OrtRunner:
         except Exception as error:
             if not _from_onnxruntime(error):
                 raise
-            raise GraphError(f"{self.path}: ONNX Runtime refuses this file: {_first_line(error)}") from error
+            raise self._failure(error, GraphError, f"{self.path}: ONNX Runtime refuses this file") from error
         taken = session.get_providers()
         if wanted[0] not in taken:
             raise BackendError(
@@ -221,6 +224,14 @@ class OrtRunner:
                 f"instead. Check the CUDA, cuDNN and TensorRT libraries, or use --device cpu."
             )
         return session
+
+    def _failure(self, error: Exception, kind: type[Exception], what: str) -> Exception:
+        if out_of_memory(str(error)):
+            rest = "" if self.provider == "cpu" else ", or use --device cpu"
+            return DeviceMemoryError(
+                f"{self.path.name}: {self.device} has too little memory: {_first_line(error)} Free memory there{rest}."
+            )
+        return kind(f"{what}: {_first_line(error)}")
 
     def _settings(self, provider: str) -> dict[str, Any]:
         if provider == "CPUExecutionProvider":

@@ -22,6 +22,7 @@ from kd3d.optional import require
 from kd3d.runtime.device.choose import open_backend
 from kd3d.runtime.device.protocol import DeviceBackend, HostBuffer, Stream
 from kd3d.runtime.engine_file import EngineFile
+from kd3d.runtime.shortage import out_of_memory
 from kd3d.runtime.tensors import TensorInfo
 from kd3d.runtime.trt_logger import Keeper, make_logger, make_profiler, said
 from kd3d.runtime.trt_tensors import check_shape, engine_tensors
@@ -370,5 +371,4 @@ class TrtRunner:
 
 def _refusal(logger: Keeper, what: str, *, default: type[Exception] = EngineError) -> Exception:
     text = said(logger)
-    short = "out of memory" in text.lower() or "outofmemory" in text.lower()
-    return (DeviceMemoryError if short else default)(f"{what}: {text}")
+    return (DeviceMemoryError if out_of_memory(text) else default)(f"{what}: {text}")

@@ -109,6 +109,19 @@ def test_8_bits_stand_beside_fp32_with_the_bars_that_were_missed(table, record, 
     assert "Bars missed: int8 cpu nds within 0.5." in text
 
 
+def test_float16_is_told_with_the_boxes_that_needed_more_and_the_bars_that_were_missed(table, record, tmp_path):
+    one = {"mAP": 0.5, "NDS": 0.6}
+    parity = {"frames": 9, "boxes": 70, "matched": 60, "ties": 10, "short_headings": 7, "peak": 48.26}
+    bars = {"fp16_rounded_nds_within_0.1": False, "boxes_matched": True}
+    forms = {"fp32": one, "fp16_onnxruntime": one, "fp16_rounded": {**one, "NDS": 0.58}}
+    record("precision", {**forms, "validation_frames": 400, "parity": parity, "bars": bars, "environment": ENVIRONMENT})
+    text = table.rendered(README, tmp_path)
+    assert "| fp16, rounded | 50.00 | 58.00 |" in text
+    assert "60 of 70 boxes above 0.3 equal torch's, 3 lost a tie of scores, 7 differ in a heading" in text
+    assert "The largest float16 value is 48.3." in text
+    assert "Bars missed: fp16 rounded nds within 0.1." in text
+
+
 def three_seeds(differences, *, beats):
     runs = [
         {"arm": arm, "seed": seed, "steps": 8, "scores": [{"mAP": 0.1, "NDS": 0.1}, {"mAP": value, "NDS": 0.3}]}

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from kd3d.detectors.presets import preset
-from kd3d.errors import BackendError, DataError, GraphError, OutputError, PrecisionError, UsageError
+from kd3d.errors import BackendError, DataError, DeviceMemoryError, GraphError, OutputError, PrecisionError, UsageError
 from kd3d.export import trt as trt_module
 from kd3d.export.onnx_file import metadata
 from kd3d.export.rtx import rtx_gate
@@ -229,6 +229,29 @@ def test_a_topk_beyond_the_limit_ends_with_code_8_and_tensorrts_words(onnx, monk
     ) as caught:
         build(module, onnx, BuildSettings())
     assert caught.value.exit_code == 8
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[optimizer.cpp] Cuda Runtime (out of memory)",
+        "OutOfMemory (no further information)",
+        "Requested amount of GPU memory (3221225472 bytes) could not be allocated.",
+    ],
+)
+def test_a_device_too_small_to_build_on_is_told_from_a_graph_that_is_refused(onnx, tmp_path, use, monkeypatch, words):
+    module, log = fake("10.3.0")
+
+    def short(self, network, config):
+        self.logger.log(1, words)
+
+    monkeypatch.setattr(module.Builder, "build_serialized_network", short)
+    use(module)
+    with pytest.raises(DeviceMemoryError, match=r"cannot build model.onnx: .*smaller --workspace") as caught:
+        export_trt(read_source(onnx), tmp_path / "out", BuildSettings())
+    assert caught.value.exit_code == 5
+    assert log["networks"] == [2]  # no other way is tried: it would take as much
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

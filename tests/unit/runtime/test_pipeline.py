@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kd3d.errors import BackendError, DataError, GraphError, SpecError, UsageError
+from kd3d.errors import BackendError, DataError, DeviceMemoryError, GraphError, SpecError, UsageError
 from kd3d.geometry.grid import BevGrid
 from kd3d.runtime.frames import Frame
 from kd3d.runtime.heads import onnx_names
@@ -276,6 +276,38 @@ def test_the_device_and_the_precision_reach_the_provider(tmp_path, monkeypatch):
         ("TensorrtExecutionProvider", {"device_id": 1, "trt_fp16_enable": True}),
         ("CUDAExecutionProvider", {"device_id": 1}),
     ]
+
+
+WORDS = [
+    "Failed to allocate memory for requested buffer of size 6979321856",
+    "CUDA failure 2: out of memory ; GPU=0",
+    "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+    "std::bad_alloc",
+]
+
+
+@pytest.mark.parametrize("provider", ["cuda", "cpu"])
+@pytest.mark.parametrize("words", WORDS)
+def test_too_little_memory_is_an_error_of_its_own_when_a_graph_is_loaded_and_when_it_runs(
+    tmp_path, monkeypatch, words, provider
+):
+    def short(*arguments):
+        raise RuntimeError(words)
+
+    kind = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}[provider]
+    ort = FakeOrt([kind])
+    monkeypatch.setattr("kd3d.runtime.runners.require", lambda name, extra: ort)
+    runner = OrtRunner(graph(tmp_path / "m.onnx"), provider=provider)
+    advice = "or use --device cpu" if provider == "cuda" else r"Free memory there\."
+    with runner:
+        runner._session.get_inputs = runner._session.get_outputs = list
+        runner._session.run = short
+        with pytest.raises(DeviceMemoryError, match=f"m.onnx: .* has too little memory: .*{advice}") as caught:
+            runner.infer({})
+    assert caught.value.exit_code == 5
+    monkeypatch.setattr(ort, "InferenceSession", lambda *a, **_: short())
+    with pytest.raises(DeviceMemoryError, match="has too little memory"):
+        runner.__enter__()
 
 
 def test_a_runner_describes_its_tensors(tmp_path):
