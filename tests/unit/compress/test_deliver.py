@@ -37,7 +37,9 @@ def delivered(tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     models = {name: Model(SPEC, build(SPEC).eval(), {}) for name in ("teacher", "student")}
     settings = DeliverSettings(frames=9, iterations=2)
-    return run, export_and_bench(models, Clouds(), run, settings=settings, progress=Silent())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kd3d.export.rtx.available", lambda name: False)  # four engines per export take seconds
+        return run, export_and_bench(models, Clouds(), run, settings=settings, progress=Silent())
 
 
 def test_both_sides_are_exported_with_parity_and_their_frames_kept(delivered):
