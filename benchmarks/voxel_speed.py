@@ -4,8 +4,9 @@
 
 Writes benchmarks/results/voxel_speed.json. The detector is SparseKD's CP-Voxel-XS with nuScenes' point columns and
 random weights; clouds are the key frame thinned to shares of its points. Per cloud: voxels, building the neighbour
-tables, the network, each the median of ``--repeats``; ``tables_share`` is building over network. The maps of ONNX
-Runtime are first compared with torch's on the whole frame.
+tables, the network, each the median of ``--repeats``; ``tables_share`` is building over network. ``int8_ms`` is the
+network with all layers that may in 8 bits, calibrated on the whole frame: its speed, for random weights have no
+accuracy to lose. The maps of ONNX Runtime are first compared with torch's on the whole frame.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from kd3d.detectors.build import build
 from kd3d.detectors.presets import preset
 from kd3d.detectors.voxel_batch import VoxelBatch
+from kd3d.export.calibrate import thresholds
 from kd3d.export.graph import write_graph
+from kd3d.export.int8_plan import make_int8_plan
+from kd3d.export.precision import with_initializers
+from kd3d.export.qdq import activation_levels, quantise
 from kd3d.runs.atomic import write_json
 from kd3d.runs.environment import record
 from kd3d.runtime.points import NUSCENES_COLUMNS, read_points, select_features
@@ -78,8 +84,19 @@ def parity(module: Any, spec: DetectorSpec, runner: OrtRunner, feeds: dict[str, 
     return max(float(np.abs(one.numpy() - got).max() / max(1.0, np.abs(got).max())) for one, got in pairs)
 
 
-def measure(spec: DetectorSpec, runner: OrtRunner, cloud: np.ndarray, repeats: int) -> dict[str, Any]:
-    """One cloud."""
+def write_int8(path: Path, out: Path, feeds: dict[str, np.ndarray]) -> None:
+    """The graph of ``path`` as ``kd3d export onnx --precision int8 --int8-for cpu`` has it, no layer left out."""
+    graph = with_initializers(onnx.load(path))
+    plan = make_int8_plan(graph, cpu=True)
+    limits = thresholds(graph, activation_levels(graph, plan, cpu=True), [feeds], method="max")
+    onnx.save(quantise(graph, plan, limits, cpu=True), out)
+
+
+def measure(
+    spec: DetectorSpec, runners: tuple[OrtRunner, OrtRunner], cloud: np.ndarray, repeats: int
+) -> dict[str, Any]:
+    """One cloud, in fp32 and in 8 bits."""
+    runner, small = runners
     voxels = mean_voxels(cloud, spec.grid, spec.encoder)
     feeds = inputs(spec, cloud)
     tables = median_ms(lambda: voxel_inputs([voxels], spec.grid, spec.encoder), repeats)
@@ -91,6 +108,7 @@ def measure(spec: DetectorSpec, runner: OrtRunner, cloud: np.ndarray, repeats: i
         "tables_ms": tables,
         "network_ms": network,
         "tables_share": round(tables / network, 4),
+        "int8_ms": median_ms(lambda: small.infer(feeds), repeats),
     }
 
 
@@ -111,12 +129,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_graph(module, spec, path, opset=20, pillars=None, weights_sha256="")
-        with OrtRunner(path, threads=arguments.threads) as runner:
-            gap = parity(module, spec, runner, inputs(spec, cloud))
+        whole = inputs(spec, cloud)
+        write_int8(path, Path(folder) / "int8.onnx", whole)
+        threads = arguments.threads
+        with (
+            OrtRunner(path, threads=threads) as runner,
+            OrtRunner(Path(folder) / "int8.onnx", threads=threads) as small,
+        ):
+            gap = parity(module, spec, runner, whole)
             rows = []
             for share in SHARES:
                 kept = np.sort(order[: int(share * len(cloud))])
-                rows.append(measure(spec, runner, cloud[kept], arguments.repeats))
+                rows.append(measure(spec, (runner, small), cloud[kept], arguments.repeats))
                 print(rows[-1], flush=True)
     found = {"preset": arguments.preset, "threads": arguments.threads, "seed": 0, "difference_to_torch": gap}
     write_json(arguments.out, {**found, "clouds": rows, "environment": record()})
