@@ -19,6 +19,7 @@ from kd3d.export.trt_inspect import check_precision, layers
 from kd3d.optional import require
 from kd3d.runs.atomic import atomic_folder, output_errors, parse_json, read_json, write_bytes, write_json
 from kd3d.runs.environment import board_name, graphics_cards, machine
+from kd3d.runtime.autoware import is_autoware
 from kd3d.runtime.device.choose import open_backend
 from kd3d.runtime.device.protocol import DeviceBackend
 from kd3d.runtime.engine_file import ENGINE_FILE, RECORD_FILE
@@ -76,6 +77,11 @@ def read_source(path: Path) -> Source:
         SpecError: the specification is not valid.
     """
     path = Path(path)
+    if path.is_dir() and is_autoware(path):
+        raise DataError(
+            f"{path}: two networks in Autoware's layout, whose engines its node builds by itself (build_only:=true). "
+            "To time them here through TensorRT: kd3d bench --provider tensorrt."
+        )
     onnx = path / ONNX_FILE if path.is_dir() else path
     told = metadata(onnx)
     if SPEC_KEY not in told:

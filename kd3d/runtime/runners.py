@@ -198,7 +198,7 @@ class OrtRunner:
             have = ", ".join(ort.get_available_providers())
             raise BackendError(
                 f"ONNX Runtime has no {wanted[0]} here; it has {have}. "
-                "Use --device cpu, or install the GPU build: pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+                "Use --device cpu, or the GPU build: pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
             )
         if not self.path.is_file():
             raise DataError(f"{self.path}: no such file.")

@@ -153,6 +153,13 @@ def test_a_runner_that_cannot_leave_its_inputs_on_the_device_says_so():
         node_of().bound({})
 
 
+def test_engines_are_left_to_the_node(folder):
+    from kd3d.export.trt import read_source
+
+    with pytest.raises(DataError, match=r"its node builds by itself .*kd3d bench --provider tensorrt"):
+        read_source(folder)
+
+
 def test_infer_and_bench_take_the_export_with_the_node_s_stages(folder, tmp_path, capsys):
     spec = load_autoware(folder).spec
     frames = [replace(frame_of(cloud(spec, seed), spec), token=f"t{seed}") for seed in range(3)]
