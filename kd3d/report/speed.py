@@ -13,6 +13,8 @@ from kd3d.report.parts import read_object
 from kd3d.report.table import Table, bench_table
 from kd3d.runs.atomic import parse_json
 
+_LONGEST_MS = 1e9
+
 
 def speed(folder: Path) -> tuple[list[Table], list[str], list[str]]:
     """Tables, charts, and sentences (machine, warnings) of one benchmark.
@@ -45,7 +47,10 @@ def _histograms(folder: Path, record: Mapping[str, Any]) -> str:
     try:
         for line in path.read_text().splitlines():
             row = parse_json(line)
-            samples.setdefault(str(row["model"]), []).append(float(row["e2e_ms"]))
+            time_ms = float(row["e2e_ms"])
+            if not 0 <= time_ms < _LONGEST_MS:
+                raise ValueError(f"{row['e2e_ms']} ms is no time")
+            samples.setdefault(str(row["model"]), []).append(time_ms)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not readable as timed frames ({error}). Run kd3d bench again.") from error
     return svg.histograms(samples, x="end to end, ms", label="Every timed frame; none is left out")

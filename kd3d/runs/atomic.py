@@ -136,8 +136,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write ``content`` atomically, as UTF-8."""
-    write_bytes(path, content.encode())
+    """Write ``content`` atomically, as UTF-8; halves of characters, which JSON can bring in, become question marks."""
+    write_bytes(path, content.encode(errors="replace"))
 
 
 def write_json(path: Path, value: Any) -> None:

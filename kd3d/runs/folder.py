@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kd3d.errors import OutputError, UsageError
+from kd3d.errors import DataError, OutputError, UsageError
 from kd3d.runs import environment
 from kd3d.runs.atomic import output_errors, read_json, write_json
 
@@ -33,8 +33,15 @@ class RunFolder:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The resolved settings the run was started with."""
-        return dict(read_json(self.path / SETTINGS))
+        """The resolved settings the run was started with.
+
+        Raises:
+            DataError: their file is damaged.
+        """
+        found = read_json(self.path / SETTINGS)
+        if not isinstance(found, dict):
+            raise DataError(f"{self.path / SETTINGS}: must be a JSON object. Restore it, or start a new run.")
+        return found
 
 
 def start_run(path: Path, settings: Mapping[str, Any], *, resume: bool = False, force: bool = False) -> RunFolder:

@@ -40,7 +40,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, keep: int) -> None:
         self.path = path
-        lines = [line for line in read_metrics(path) if int(line.get("step", 0)) <= keep]
+        lines = [line for line in read_metrics(path) if _step(line) <= keep]
         write_text(path, "".join(_line(line) for line in lines))
         with output_errors(path):
             self._file = path.open("a")
@@ -65,6 +65,12 @@ class MetricsLog:
         """Make sure that all lines are on the disk."""
         with output_errors(self.path):
             os.fsync(self._file.fileno())
+
+
+def _step(line: dict[str, Any]) -> float:
+    """Of a line; one whose step is no number is left out like one that was cut short."""
+    step = line.get("step", 0)
+    return step if isinstance(step, (int, float)) and math.isfinite(step) else math.inf
 
 
 def _line(value: dict[str, Any]) -> str:

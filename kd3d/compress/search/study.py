@@ -7,6 +7,7 @@ that take the same work see each other: the trial with the lower number stays, t
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -192,6 +193,8 @@ class Board:
         try:
             name, rung, _ = attrs["name"], int(attrs["rung"]), attrs["owner"]["id"]
             values = tuple(map(float, trial.values)) if trial.state.name == "COMPLETE" else None
+            if not all(map(math.isfinite, values or ())):
+                raise ValueError(f"finite score, but {values}")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"trial {trial.number} of the study has no {error}: it is not one of kd3d's. Choose another --study."

@@ -124,6 +124,7 @@ def test_a_folder_of_a_benchmark_alone_has_a_page(tmp_path, capsys):
     [
         ("bench/bench.json", "{}", "not a benchmark that can be drawn"),
         ("bench/bench.json", "[]", "must be an object"),
+        ("bench/frames.jsonl", '{"model": "student", "e2e_ms": -Infinity}', "-inf ms is no time"),
         ("bench/frames.jsonl", '{"model": 1}', "not readable as timed frames"),
         ("teacher_evaluation/results.json", '{"results": {"t": [{}]}}', "not an official results file"),
         ("metrics.json", '{"teacher": 3}', "teacher must be an object"),

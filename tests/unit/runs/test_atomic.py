@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kd3d.errors import DataError, OutputError
-from kd3d.runs.atomic import atomic_file, atomic_folder, output_errors, parse_json, read_json, write_json
+from kd3d.runs.atomic import atomic_file, atomic_folder, output_errors, parse_json, read_json, write_json, write_text
 
 
 def fill_disk(monkeypatch):
@@ -125,3 +125,8 @@ def test_json_that_is_nested_without_end_is_refused_like_any_that_is_not_valid(t
         read_json(tmp_path / "a.json")
     with pytest.raises(ValueError, match="it is nested too deeply"):
         parse_json("[" * 50_000 + "]" * 50_000)
+
+
+def test_half_a_character_becomes_a_question_mark(tmp_path):
+    write_text(tmp_path / "a.html", "a \ud800 b")
+    assert (tmp_path / "a.html").read_text() == "a ? b"

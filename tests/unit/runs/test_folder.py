@@ -1,6 +1,6 @@
 import pytest
 
-from kd3d.errors import OutputError, UsageError
+from kd3d.errors import DataError, OutputError, UsageError
 from kd3d.runs.atomic import read_json
 from kd3d.runs.folder import start_run
 
@@ -63,3 +63,10 @@ def test_a_file_in_the_way_is_refused(tmp_path):
     with pytest.raises(OutputError, match="not empty"):
         start_run(tmp_path / "run", {})
     assert (tmp_path / "run").read_text() == "a file"
+
+
+def test_settings_that_are_no_object_are_refused(tmp_path):
+    start_run(tmp_path / "run", {"a": 1})
+    (tmp_path / "run" / "settings.json").write_text("[3]")
+    with pytest.raises(DataError, match=r"settings\.json: must be a JSON object. Restore it, or start a new run"):
+        start_run(tmp_path / "run", {"a": 1}, resume=True)

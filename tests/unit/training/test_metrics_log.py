@@ -17,6 +17,14 @@ def test_lines_after_the_checkpoint_and_a_torn_line_are_removed(tmp_path):
     assert [line["step"] for line in read_metrics(path)] == [1, 2, 2, 3]
 
 
+def test_a_line_whose_step_is_no_number_is_removed_like_one_that_was_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": "x"}\n{"step": {}}\n{"step": Infinity}\n{"step": 2}\n')
+    with MetricsLog(path, keep=9) as log:
+        log.write({"step": 3})
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
+
+
 def test_a_new_run_begins_with_an_empty_log(tmp_path):
     path = tmp_path / "run" / "metrics.jsonl"
     with MetricsLog(path, keep=0) as log:

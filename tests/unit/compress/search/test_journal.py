@@ -131,3 +131,13 @@ def test_a_database_with_other_things_in_its_columns_is_refused(tmp_path):
         database.execute("update trial_params set distribution_json = '{'")
     with pytest.raises(DataError, match=r"a.db: not a database of a study, or a damaged one"):
         work.board().jobs()
+
+
+def test_a_score_that_is_not_finite_is_refused(finished, tmp_path):
+    content, whole = finished
+    line = next(line for line in content.splitlines() if b'"values":[' in line)
+    changed = line[: line.index(b'"values":[')] + b'"values":[Infinity]' + line[line.index(b"]") + 1 :]
+    (tmp_path / "study.journal").write_bytes(content.replace(line, changed, 1))
+    work = task(tmp_path, trials=4, rungs=(10, 20), request=task(whole, trials=4, rungs=(10, 20)).request)
+    with pytest.raises(DataError, match=r"has no finite score, but \(inf,\)"):
+        work.board().jobs()
