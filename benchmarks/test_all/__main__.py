@@ -58,7 +58,7 @@ def main() -> None:
         except KeyboardInterrupt:
             say("stopped; run this again to go on.")
             raise SystemExit(130) from None
-        raise SystemExit(conclude(ledger, state, options))
+        raise SystemExit(conclude(ledger, chosen, options))
 
 
 def run(todo: list[Item], ledger: Ledger, *, until: float) -> None:
@@ -73,22 +73,19 @@ def run(todo: list[Item], ledger: Ledger, *, until: float) -> None:
         say(f"[{place}/{len(todo)}] {entry.part} {entry.item}: {entry.outcome}, {entry.seconds:.0f} s{told}")
 
 
-def conclude(ledger: Ledger, state: Path, options: argparse.Namespace) -> int:
-    """Write the result if all parts are done; the exit code."""
-    wanted = {name: list(PARTS[name](state, options.seed)) for name in PARTS}
-    record = summary(ledger, wanted, seed=options.seed)
+def conclude(ledger: Ledger, chosen: dict[str, list[Item]], options: argparse.Namespace) -> int:
+    """Write the result if all parts were chosen and are done; the exit code."""
+    record = summary(ledger, chosen, seed=options.seed)
     failed = sum(part["failed"] for part in record["parts"].values())
     left = sum(part["left"] for part in record["parts"].values())
     for name, part in record["parts"].items():
         say(f"{name}: {part['passed']} passed, {part['refused']} refused, {part['failed']} failed, {part['left']} left")
     for one in record["failures"]:
         say(f"failed: {one['part']} {one['item']}; again with: {one['command']}")
-    if left == 0:
+    if left == 0 and set(chosen) == set(PARTS):
         write_json(options.out, record)
         say(f"written: {options.out}")
-    chosen = options.parts.split(",")
-    unfinished = sum(record["parts"][name]["left"] for name in chosen)
-    return 1 if failed or unfinished else 0
+    return 1 if failed or left else 0
 
 
 def commit() -> str:
