@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from readme_import import imported_teacher
 from readme_search import cost_speed, latency_prediction, search_gain
 from readme_test_all import test_all
 from readme_voxel import sparse_conv, voxel_speed
@@ -283,6 +284,7 @@ SECTIONS = (
     Section("precision", "Float16", precision),
     Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
     Section("kd_gain", "What weights and answers of the teacher bring", kd_gain),
+    Section("imported_teacher", "A teacher of another framework", imported_teacher),
     Section("search_gain", "Does the search earn its keep?", search_gain),
     Section("latency_prediction", "Predicted and measured latency", latency_prediction),
     Section("cost_speed", "The cost of a student", cost_speed),

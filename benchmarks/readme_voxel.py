@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kd3d.report.table import Table
+from kd3d.report.table import Table, number
 
 Record = Mapping[str, Any]
 
@@ -29,11 +29,12 @@ def sparse_conv(record: Record) -> list[str]:
 
 def voxel_speed(record: Record) -> list[str]:
     """Each thinned cloud: voxels, tables, network."""
-    table = Table("", ("points", "voxels", "voxels, ms", "tables, ms", "network, ms", "tables / network"))
+    heads = ("points", "voxels", "voxels, ms", "tables, ms", "network, ms", "tables / network", "int8 network, ms")
+    table = Table("", heads)
     for item in record["clouds"]:
         times = (f"{item[key]:.1f}" for key in ("voxels_ms", "tables_ms", "network_ms"))
-        cells = f"{item['points']:,}", f"{item['sites'][0]:,}"
-        table.rows.append((*cells, *times, f"{100 * item['tables_share']:.1f} %"))
+        cells, eight = (f"{item['points']:,}", f"{item['sites'][0]:,}"), number(item.get("int8_ms"), "{:.1f}")
+        table.rows.append((*cells, *times, f"{100 * item['tables_share']:.1f} %", eight))
     said = (
         f"`{record['preset']}` on the real nuScenes key frame, thinned; ONNX Runtime on the CPU, {record['threads']} "
         f"thread(s), medians. Its maps differ from torch's by {record['difference_to_torch']:.1e} of the largest value."

@@ -32,7 +32,14 @@ def table(monkeypatch):
     import readme_table
 
     yield readme_table
-    for name in ("readme_table", "readme_sections", "readme_search", "readme_test_all", "readme_voxel"):
+    for name in (
+        "readme_table",
+        "readme_sections",
+        "readme_import",
+        "readme_search",
+        "readme_test_all",
+        "readme_voxel",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -256,3 +263,16 @@ def test_sparse_convolutions_and_voxels_are_told_row_by_row(table, tmp_path, rec
     text = table.rendered(README, tmp_path)
     assert "60,000, clumped" in text and "0.80" in text and "1.25" in text and "3.0e-06" in text
     assert "12,345" in text and "5.0 %" in text and "`some-voxels`" in text and "1.5e-06" in text
+
+
+def test_a_teacher_of_another_framework_is_told_with_its_command(table, record, tmp_path):
+    one = {"mAP": 0.4, "NDS": 0.3, "macs": 2e9, "latency_ms_p50": 10.0, "parity": {"matched": 7, "boxes": 8}}
+    score = {"mAP": 0.45, "NDS": 0.4}
+    found = {"native": score, "imported": score, "teacher": one, "student": one, "speedup_p50": 1.0, "macs_share": 0.25}
+    maps, frames = {"largest_relative_difference": 7e-7}, {"validation": 40}
+    about = {"command": "kd3d compress --bench", "compress_minutes": 3.0, "environment": ENVIRONMENT}
+    record("imported_teacher", {**found, **about, "maps": maps, "frames": frames})
+    text = table.rendered(README, tmp_path)
+    assert "| teacher | 40.00 | 30.00 | 2.000 G | 10.0 ms | 7 of 8 |" in text
+    assert "mAP 45.00, as itself 45.00; head maps differ by 7.0e-07" in text
+    assert "`kd3d compress --bench`, took 3.0 minutes: the student has 25.0 % of the MACs" in text
