@@ -15,9 +15,9 @@ COUNT = """
 import pathlib, sys, time
 run, goal = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 run.mkdir(parents=True, exist_ok=True)
-(run / "begun").touch()
 count = int((run / "count").read_text()) if (run / "count").exists() else 0
 try:
+    (run / "begun").touch()
     while count < goal:
         count += 1
         time.sleep(0.02)

@@ -147,7 +147,8 @@ def region(context, adapter, tap="neck", eta=0.5, zeta=0.1, pfi=3.0):
             for r, c in np.ndindex(bell.shape):
                 dx, dy = (value - middle for value, middle in zip(centre(grid, r, c), (x, y), strict=True))
                 along, across = dx * math.cos(yaw) + dy * math.sin(yaw), dy * math.cos(yaw) - dx * math.sin(yaw)
-                bell[r, c] = math.exp(-((along / length) ** 2 + (across / width) ** 2) / 2)
+                square = (along / length) ** 2 + (across / width) ** 2
+                bell[r, c] = math.exp(-square / 2) if square <= 9 else 0.0
             found += both.q[b, kind, row, column] * one(bell)
         found = found * known
         energy = (wanted**2).sum(0) * (found < 1e-3 * max(found.max(), 1e-9)) * known

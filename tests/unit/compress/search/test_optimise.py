@@ -18,7 +18,8 @@ from kd3d.errors import DataError, NonFiniteError, UsageError
 from kd3d.training.settings import TrainSettings
 
 SETTINGS = SearchSettings("grid", trials=4, rungs=(10, 20))
-DISTILL = DistillSettings(TrainSettings(steps=7, batch_size=2, precision="fp32", workers=0, checkpoint_every=100))
+TRAIN = TrainSettings(steps=7, batch_size=2, precision="fp32", workers=0, checkpoint_every=100)
+DISTILL = DistillSettings(TRAIN, inherit="l1")  # the rule that looks at no frame: these tests have none
 
 
 class Frames:
@@ -122,7 +123,8 @@ def test_the_record_says_how_the_scores_came_about(search, tmp_path):
 
 def test_trials_get_the_schedule_of_the_last_rung_and_only_training_frames(search, tmp_path):
     search(tmp_path / "run")
-    _, data, distill, _, _ = search.made[0]
+    _, data, distill, _, _, known = search.made[0]
+    assert known is None  # l1 needs no importance
     assert (distill.train.steps, distill.train.epochs, distill.train.eval_every) == (20, None, 0)
     assert distill.train.checkpoint_every == 10  # a killed worker loses one rung at most
     assert not distill.control
