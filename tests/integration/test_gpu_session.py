@@ -34,7 +34,10 @@ def module(monkeypatch):
     import gpu_session
 
     monkeypatch.setattr(gpu_session, "GRACE_S", 3.0)
-    return gpu_session
+    # as its main does: where the tests are a shell's background job, SIGINT is ignored, and so it would be by parts
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield gpu_session
+    signal.signal(signal.SIGINT, before)
 
 
 def session(module, folder, *, seconds, name="work", jobs=2):
