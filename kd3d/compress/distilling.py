@@ -101,7 +101,6 @@ def distill(
     settings: DistillSettings,
     run: Path,
     device: str = "cpu",
-    known: Taylor | None = None,
     progress: Progress = silent,
 ) -> DistillResult:
     """Teach one student.
@@ -116,7 +115,6 @@ def distill(
         settings: how.
         run: receives ``student/`` (the model), ``inherit.json``, ``metrics.json``, trainings ``distil/``, ``control/``.
         device: such as ``cpu`` or ``cuda``.
-        known: what ``measured`` returns, where that is known already.
         progress: told how far it is.
 
     Raises:
@@ -129,7 +127,7 @@ def distill(
     begin(run, {**asked, "data": data.identity()})
     settings = _directed(teacher, student_spec, settings, data=data, run=run, device=device, progress=progress)
     inheritance = None
-    module, made = untaught(teacher, student_spec, settings, data=data, device=device, known=known)
+    module, made = untaught(teacher, student_spec, settings, data=data, device=device)
     if made is not None:
         inheritance = once(run / "inherit.json", made.to_json)
     semi = _semi(data, settings.train)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
-from kd3d.compress.inherit.layers import layers
 from kd3d.detectors.batch import PillarBatch
 from kd3d.detectors.build import build
 from kd3d.detectors.presets import preset
 from kd3d.detectors.voxel_batch import voxel_batch
 from kd3d.geometry.grid import BevGrid
 from kd3d.spec import BevBackboneSpec, CenterHeadSpec, PillarEncoderSpec, VoxelEncoderSpec
+from tests.support.dropped_channels import zero_what_is_dropped
 
 PILLARS, VOXELS = "kitti-pointpillars", "kitti-second"
 
@@ -68,19 +68,6 @@ def batch_of(spec, count=40):
 def maps(module, spec):
     with torch.no_grad():
         return module(batch_of(spec)).heads[0]
-
-
-def zero_what_is_dropped(spec, state, made, student_spec):
-    kept = {}
-    for layer in layers(student_spec):
-        entry = made.entries[f"{layer.module}.weight"]
-        kept[entry.source.removesuffix(".weight")] = entry.indices[1 if layer.kind == "deconv" else 0]
-    for layer in layers(spec):
-        dropped = [channel for channel in range(layer.out) if channel not in kept[layer.module]]
-        weight = state[f"{layer.module}.weight"]
-        (weight.transpose(0, 1) if layer.kind == "deconv" else weight)[dropped] = 0
-        for name in ("weight", "bias", "running_mean") if layer.norm else ():
-            state[f"{layer.norm}.{name}"][dropped] = 0
 
 
 @given(st.data(), st.sampled_from([PILLARS, VOXELS]), st.sampled_from(["first", "l1", "bn", "random"]))

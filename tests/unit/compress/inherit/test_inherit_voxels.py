@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
-from kd3d.compress.inherit.layers import layers
 from kd3d.compress.inherit.plan import Fresh
 from kd3d.compress.search.cost import cost
 from kd3d.compress.search.counter import count
@@ -23,6 +22,7 @@ from kd3d.detectors.presets import preset
 from kd3d.detectors.voxel_batch import voxel_batch
 from kd3d.geometry.grid import BevGrid
 from kd3d.spec import BevBackboneSpec, VoxelEncoderSpec
+from tests.support.dropped_channels import zero_what_is_dropped
 
 GRID = BevGrid(0.0, -8.0, -1.0, 16.0, 8.0, 1.0, 0.5)
 
@@ -59,21 +59,6 @@ def batch_of(spec, points=150):
 def maps(module, batch):
     with torch.no_grad():
         return [tensor for task in module(batch).heads for tensor in task if tensor is not None]
-
-
-def zero_what_is_dropped(spec, state, made, student_spec):
-    kept = {}
-    for layer in layers(student_spec):
-        entry = made.entries[f"{layer.module}.weight"]
-        kept[entry.source.removesuffix(".weight")] = entry.indices[1 if layer.kind == "deconv" else 0]
-    for layer in layers(spec):
-        dropped = [channel for channel in range(layer.out) if channel not in kept[layer.module]]
-        weight = state[f"{layer.module}.weight"]
-        (weight.transpose(0, 1) if layer.kind == "deconv" else weight)[dropped] = 0
-        for name in [f"{layer.module}.bias"] if layer.bias else []:
-            state[name][dropped] = 0
-        for name in ("weight", "bias", "running_mean") if layer.norm else ():
-            state[f"{layer.norm}.{name}"][dropped] = 0
 
 
 @given(st.data(), st.sampled_from(["first", "l1"]), st.sampled_from(["residual", "plain"]))
