@@ -110,13 +110,14 @@ class Session:
         """
         pace = Pace(self.state.step, self.until)
         try:
+            if validate is not None and self._missed_validation():
+                self._validate(validate, log)
             with closing(self._stream()) as stream:  # an error must not wait for the workers, nor they for it
                 while self.state.step < self.until:
                     update = self._advance(stream, log, interrupts, pace)
                     progress(update)
                     if validate is not None and self._due(self.settings.eval_every):
-                        metrics = dict(validate(self.average, self.state.step))
-                        log.write({"step": self.state.step, "val": metrics})
+                        metrics = self._validate(validate, log)
                         progress(update.with_metrics(metrics, pace.eta_s(self.state.step)))
                     if self._due(self.settings.checkpoint_every) or self.state.step == self.until:
                         log.sync()  # the log is never behind the checkpoint
@@ -134,12 +135,23 @@ class Session:
         began = time.perf_counter()
         interrupts.hold()
         report = self.stepper.step(micro_batches)
-        interrupts.release()
         done = self.state.step
         if done % self.settings.log_every == 0 or done == self.steps:
             times = {"step_s": time.perf_counter() - began, "data_s": began - asked}
             log.write({**self._line(report), **times})
+        interrupts.release()  # not before its line is written: the checkpoint that follows counts the step as logged
         return TrainUpdate(done, self.steps, report.loss, report.lr, pace.eta_s(done))
+
+    def _validate(self, validate: Validate, log: MetricsLog) -> dict[str, float]:
+        metrics = dict(validate(self.average, self.state.step))
+        log.write({"step": self.state.step, "val": metrics})
+        return metrics
+
+    def _missed_validation(self) -> bool:
+        """Whether Ctrl-C came between the last step and the end of the validation that was due after it."""
+        done = self.state.step
+        validated = [line["step"] for line in read_metrics(self.run / METRICS) if "val" in line]
+        return done > 0 and self._due(self.settings.eval_every) and done not in validated
 
     def _stream(self) -> Generator[TrainBatch, None, None]:
         unlabelled = self.source.unlabelled

@@ -22,7 +22,9 @@ def validate(module, step: int) -> dict[str, float]:
     return {"weight": float(next(module.parameters()).sum())}
 
 
-def whole_run(run: Path, *, workers: int = 0, progress=None, precision="bf16", **changes) -> TrainResult:
+def whole_run(
+    run: Path, *, workers: int = 0, progress=None, validate=validate, precision="bf16", **changes
+) -> TrainResult:
     torch.manual_seed(5)
     module = build(preset("world-centerpoint-pillar-tiny"))
     defaults = {

@@ -256,14 +256,6 @@ def test_training_leaves_the_callers_random_numbers_alone(tmp_path):
     assert torch.equal(torch.rand(3), want)
 
 
-@pytest.fixture
-def listens_to_ctrl_c():
-    """Python's own handler: a process started in the background of a shell ignores Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("listens_to_ctrl_c")
 def test_ctrl_c_during_a_step_waits_for_its_end():
     assert threading.current_thread() is threading.main_thread()

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed_run import STEPS, whole_run
+from killed_run import STEPS, validate, whole_run
 
 from kd3d.detectors.checkpoint import weights_hash
 from kd3d.errors import CheckpointError, UsageError
+from kd3d.training.step import Stepper
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,41 @@ def test_ctrl_c_saves_the_last_step_and_the_run_goes_on_from_it(tmp_path, uninte
         whole_run(tmp_path / "run", progress=press)
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     assert saved["step"] == 8  # not 5, the last regular one
+    whole_run(tmp_path / "run")
+    assert_same_end(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.parametrize("at", [7, STEPS])
+def test_a_validation_that_ctrl_c_cut_short_is_made_up_for(tmp_path, uninterrupted, at):
+    def interrupted(module, step):
+        if step == at:
+            raise KeyboardInterrupt
+        return validate(module, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        whole_run(tmp_path / "run", validate=interrupted)
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["step"] == at
+    result = whole_run(tmp_path / "run")
+    assert_same_end(tmp_path / "run", uninterrupted)
+    assert result.metrics == lines(uninterrupted)[-1]["val"]
+
+
+@pytest.mark.usefixtures("listens_to_ctrl_c")
+@pytest.mark.parametrize("at", [6, 7, STEPS])
+def test_a_step_during_which_ctrl_c_is_pressed_is_logged(tmp_path, uninterrupted, monkeypatch, at):
+    whole_step = Stepper.step
+
+    def pressed(self, micro_batches):
+        report = whole_step(self, micro_batches)
+        if self._state.step == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return report
+
+    monkeypatch.setattr(Stepper, "step", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        whole_run(tmp_path / "run")
+    monkeypatch.undo()
+    assert lines(tmp_path / "run")[-1]["step"] == at
     whole_run(tmp_path / "run")
     assert_same_end(tmp_path / "run", uninterrupted)
 
