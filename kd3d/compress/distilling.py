@@ -23,7 +23,8 @@ from kd3d.compress.stages import Progress, StageUpdate, begin, once, silent
 from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model, load_model, save_model
 from kd3d.detectors.model import CenterPoint
-from kd3d.runs.atomic import read_json
+from kd3d.errors import DataError
+from kd3d.runs.atomic import read_json, write_json
 from kd3d.spec import DetectorSpec, to_json
 from kd3d.training.loader import Draws
 from kd3d.training.loop import train
@@ -113,7 +114,8 @@ def distill(
         student_spec: of the student; may differ in width, depth, cell, range and task grouping.
         data: frames.
         settings: how.
-        run: receives ``student/`` (the model), ``inherit.json``, ``metrics.json``, trainings ``distil/``, ``control/``.
+        run: receives ``student/`` (the model), ``importance.json``, ``inherit.json``, ``metrics.json``, trainings
+            ``distil/``, ``control/``.
         device: such as ``cpu`` or ``cuda``.
         progress: told how far it is.
 
@@ -127,7 +129,8 @@ def distill(
     begin(run, {**asked, "data": data.identity()})
     settings = _directed(teacher, student_spec, settings, data=data, run=run, device=device, progress=progress)
     inheritance = None
-    module, made = untaught(teacher, student_spec, settings, data=data, device=device)
+    known = measured(teacher, settings, data=data, device=device, run=run)
+    module, made = untaught(teacher, student_spec, settings, data=data, device=device, known=known)
     if made is not None:
         inheritance = once(run / "inherit.json", made.to_json)
     semi = _semi(data, settings.train)
@@ -233,11 +236,44 @@ class _Fit:
         return score(result.module, self.data.val, run / "evaluation", scored, max_range_m=self.data.max_range_m)
 
 
-def measured(teacher: Model, settings: DistillSettings, *, data: CompressData, device: str) -> Taylor | None:
-    """The importance of the teacher's channels, if ``settings`` inherits by it: a pass over some training frames."""
+def measured(
+    teacher: Model, settings: DistillSettings, *, data: CompressData, device: str, run: Path | None = None
+) -> Taylor | None:
+    """The importance of the teacher's channels, if ``settings`` inherits by it: a pass over some training frames.
+
+    Args:
+        teacher: whose channels.
+        settings: with the rule.
+        data: its training frames.
+        device: where the pass is made.
+        run: keeps it in ``importance.json``, so that a run that goes on does not measure it again.
+
+    Raises:
+        DataError, NonFiniteError: as ``taylor``.
+    """
     if settings.rule != TAYLOR:
         return None
-    return taylor(teacher.module.to(device), data.train)
+    about = {"teacher": fingerprint(teacher), "data": plain(data.identity())}
+    path = None if run is None else run / "importance.json"
+    found = None if path is None else _kept_importance(path, about)
+    if found is None:
+        found = taylor(teacher.module.to(device), data.train)
+        if path is not None:
+            values = {name: scores.tolist() for name, scores in found.importance.items()}
+            write_json(path, {**about, "importance": values})
+    return found
+
+
+def _kept_importance(path: Path, about: dict[str, Any]) -> Taylor | None:
+    """What an earlier run measured of this teacher on these frames; ``None`` if it did not, or the file is damaged."""
+    try:
+        kept = read_json(path)
+        values = kept.pop("importance")
+        if kept != about:
+            return None
+        return Taylor({name: torch.tensor(scores, dtype=torch.float64) for name, scores in values.items()})
+    except (DataError, AttributeError, LookupError, TypeError, ValueError):
+        return None
 
 
 def untaught(

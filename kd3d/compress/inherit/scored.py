@@ -14,7 +14,7 @@ from torch import Tensor
 from kd3d.compress.inherit.plan import Indices
 from kd3d.datasets.base import SampleDataset
 from kd3d.detectors.model import CenterPoint
-from kd3d.errors import DataError
+from kd3d.errors import DataError, NonFiniteError
 from kd3d.training.batch import make_batch
 from kd3d.training.objective import DetectionObjective, total
 
@@ -115,6 +115,7 @@ def taylor(teacher: CenterPoint, dataset: SampleDataset, *, frames: int = 32, ba
 
     Raises:
         DataError: there is no frame.
+        NonFiniteError: the teacher's loss has no finite gradients on these frames.
     """
     if not len(dataset):
         raise DataError("the taylor rule needs training frames, and there are none. Use l1, bn or first.")
@@ -141,4 +142,9 @@ def taylor(teacher: CenterPoint, dataset: SampleDataset, *, frames: int = 32, ba
         teacher.train(training)
         for parameter, needed in before:
             parameter.requires_grad_(needed)
+    if wrong := [name for name, scores in found.items() if not bool(scores.isfinite().all())]:
+        raise NonFiniteError(
+            f"the teacher's gradients are not finite at {wrong[0]}, so its channels have no taylor importance. "
+            "Check its weights (kd3d eval), or use the rule l1."
+        )
     return Taylor(found)

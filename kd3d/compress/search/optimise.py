@@ -65,7 +65,7 @@ def optimise(
         students: to choose from.
         settings: of the search.
         distill: how a student is taught; its steps are replaced by the rungs.
-        run: receives ``trials/``, ``trials.jsonl``, ``candidates/``, ``search.json``.
+        run: receives ``trials/``, ``trials.jsonl``, ``candidates/``, ``importance.json``, ``search.json``.
         device: such as ``cpu`` or ``cuda``.
         progress: told how far it is.
 
@@ -78,7 +78,7 @@ def optimise(
     """
     held = hold_out(data)
     short = brief(distill, settings.rungs[-1], settings.rungs[0])
-    known = measured(teacher, distill, data=held.data, device=device)
+    known = measured(teacher, distill, data=held.data, device=device, run=run)
     runner = TrialRunner(teacher, held.data, short, run, device, known)
     request = {
         "teacher": fingerprint(teacher),

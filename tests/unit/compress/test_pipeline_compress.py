@@ -256,3 +256,30 @@ def test_what_a_search_has_measured_of_the_teacher_is_not_measured_again(teacher
     _, made = distilling.untaught(teacher, student, settings, data=data, device="cpu", known=known)
     assert made == wanted
     assert distilling.measured(teacher, replace(settings, inherit="l1"), data=data, device="cpu") is None
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"importance": 3}', '{"importance": {"x": ["a"]}}'])
+def test_importance_stays_in_the_run_folder_and_a_damaged_file_of_it_is_made_again(
+    teacher, tmp_path, monkeypatch, content
+):
+    data, settings = CompressData(Frames()), DistillSettings(TRAIN)
+    passes, whole = [], distilling.taylor
+    monkeypatch.setattr(distilling, "taylor", lambda *given: passes.append(given) or whole(*given))
+    where = {"data": data, "device": "cpu", "run": tmp_path}
+    first = distilling.measured(teacher, settings, **where)
+    if content is not None:
+        (tmp_path / "importance.json").write_text(content)
+    again = distilling.measured(teacher, settings, **where)
+    assert len(passes) == (1 if content is None else 2)
+    assert first.importance.keys() == again.importance.keys()
+    assert all(torch.equal(first.importance[name], scores) for name, scores in again.importance.items())
+
+
+def test_importance_of_another_teacher_is_not_taken(teacher, tmp_path, monkeypatch):
+    data, settings = CompressData(Frames()), DistillSettings(TRAIN)
+    where = {"data": data, "device": "cpu", "run": tmp_path}
+    distilling.measured(teacher, settings, **where)
+    other = Model(teacher.spec, build(teacher.spec).eval(), {})
+    found = distilling.measured(other, settings, **where)
+    wanted = distilling.taylor(other.module, data.train)
+    assert all(torch.equal(found.importance[name], scores) for name, scores in wanted.importance.items())

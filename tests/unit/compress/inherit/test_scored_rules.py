@@ -1,5 +1,6 @@
 """Rules that look at norms and gradients, and the two arms that a rule is compared with."""
 
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from kd3d.compress.inherit.dataflow import plan
 from kd3d.compress.inherit.scored import Dice, taylor
 from kd3d.detectors.build import build
 from kd3d.detectors.presets import preset
-from kd3d.errors import DataError
+from kd3d.errors import DataError, NonFiniteError
 from kd3d.training.batch import make_batch
 from kd3d.training.objective import DetectionObjective, total
 
@@ -77,6 +78,14 @@ def test_taylor_leaves_the_teacher_as_it_was_and_keeps_the_most_important(teache
     assert made.fresh == {}
     with pytest.raises(DataError, match="the taylor rule needs training frames"):
         taylor(teacher, type(frames)([]))
+
+
+def test_a_teacher_with_a_weight_that_is_no_number_has_no_importance(teacher, frames):
+    broken = copy.deepcopy(teacher)
+    with torch.no_grad():
+        broken.get_parameter(f"{FIRST}.norm.bias").fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=r"gradients are not finite .* or use the rule l1"):
+        taylor(broken, frames)
 
 
 def test_dice_are_seeded_and_independent_of_the_weights(teacher):
