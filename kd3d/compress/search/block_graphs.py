@@ -217,6 +217,8 @@ def _up(graph: GraphWriter, made: dict[str, Any], x: str) -> str:
 
 def _head(graph: GraphWriter, made: dict[str, Any], ups: list[str]) -> list[str]:
     neck = graph.node("Concat", *ups, axis=1) if len(ups) > 1 else ups[0]
+    if "anchors" in made:
+        return [graph.conv(neck, sum(made["read"]), out, kernel=1, relu=False) for out in made["anchors"]]
     shared = graph.conv(neck, sum(made["read"]), made["shared"])
     tasks = [widths for name, widths in made.items() if name.startswith("task")]
     found = []

@@ -1,7 +1,7 @@
 """A detector as the blocks that latency is measured on: encoder with scatter, each level, each up branch, the head.
 
 A level is one block, because a runtime keeps its own memory layout between convolutions and pays for the change of
-layout only where a chain begins and ends. No torch.
+layout only where a chain begins and ends. Encoders are of pillars; heads are centre or anchor heads. No torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from kd3d.compress.search.space import Space, scaled
 from kd3d.compress.search.stats import PillarStats
-from kd3d.spec import DetectorSpec
+from kd3d.spec import AnchorHeadSpec, DetectorSpec
 
 BlockKind = Literal["encoder", "level", "up", "head"]
 Value = int | float | str | tuple[int, ...]
@@ -164,6 +164,23 @@ def _up(ny: int, nx: int, *, stride: float, widths: tuple[int, int]) -> Block:
 
 
 def _head(spec: DetectorSpec) -> Block:
+    return _anchor_head(spec, spec.head) if isinstance(spec.head, AnchorHeadSpec) else _center_head(spec)
+
+
+def _anchor_head(spec: DetectorSpec, head: AnchorHeadSpec) -> Block:
+    grid, read = spec.output_grid, spec.backbone.up_channels
+    cells, maps = grid.nx * grid.ny, tuple(channels for _, channels in head.maps)
+    return Block(
+        "head",
+        (("ny", grid.ny), ("nx", grid.nx), ("branches", len(read)), ("anchors", maps)),
+        (("read", read),),
+        cells * sum(read) * sum(maps),
+        cells * _padded(sum(read)) * sum(map(_padded, maps)),
+        cells * ((2 + len(maps)) * sum(read) + sum(maps)),
+    )
+
+
+def _center_head(spec: DetectorSpec) -> Block:
     head, grid, read = spec.center_head, spec.output_grid, spec.backbone.up_channels
     cells = grid.nx * grid.ny
     tasks = [[*(width for _, width in head.branches), len(classes)] for classes in head.tasks]

@@ -25,6 +25,7 @@ DYNAMIC = replace(TINY, encoder=replace(TINY.encoder, filters=(16, 32), mode="dy
 STRIDED = replace(
     TINY, backbone=replace(TINY.backbone, strides=(1, 2), layers=(1, 0), up_strides=(0.5, 1.0), up_channels=(8, 24))
 )
+ANCHORS = preset("world-pointpillars-tiny")
 
 
 def nodes(model):
@@ -39,14 +40,22 @@ def nodes(model):
     return found
 
 
-@pytest.mark.parametrize("spec", [TINY, DYNAMIC, STRIDED], ids=["hard", "dynamic", "strided"])
+@pytest.mark.parametrize("spec", [TINY, DYNAMIC, STRIDED, ANCHORS], ids=["hard", "dynamic", "strided", "anchors"])
 def test_the_written_network_has_the_nodes_of_the_export(spec, tmp_path):
     write_graph(build(spec).eval(), spec, tmp_path / "x.onnx", opset=20, pillars=None, weights_sha256="")
     assert nodes(onnx.load_from_string(network_graph(spec))) == nodes(onnx.load(tmp_path / "x.onnx"))
 
 
 @pytest.mark.parametrize(
-    "spec", [TINY, STRIDED, preset("kitti-centerpoint-pillar"), preset("world-centerpoint-pillar-six-tasks")]
+    "spec",
+    [
+        TINY,
+        STRIDED,
+        preset("kitti-centerpoint-pillar"),
+        preset("world-centerpoint-pillar-six-tasks"),
+        ANCHORS,
+        preset("kitti-pointpillars"),
+    ],
 )
 def test_blocks_have_the_macs_of_the_network(spec):
     stats = PillarStats(3000.0, 9000.0)
@@ -54,7 +63,7 @@ def test_blocks_have_the_macs_of_the_network(spec):
     assert all(block.macs_padded >= block.macs for block in blocks(spec, 3000))
 
 
-@pytest.mark.parametrize("spec", [TINY, DYNAMIC, STRIDED], ids=["hard", "dynamic", "strided"])
+@pytest.mark.parametrize("spec", [TINY, DYNAMIC, STRIDED, ANCHORS], ids=["hard", "dynamic", "strided", "anchors"])
 def test_every_block_runs_and_hands_over_what_the_next_one_reads(spec, tmp_path):
     outputs = {}
     for block in blocks(spec, 50):
@@ -67,7 +76,8 @@ def test_every_block_runs_and_hands_over_what_the_next_one_reads(spec, tmp_path)
     shapes = [[value.shape for value in outputs[block.key]] for block in blocks(spec, 50)]
     assert shapes[0] == [(1, spec.encoder.filters[-1], spec.grid.ny, spec.grid.nx)]
     grid = spec.output_grid
-    assert [shape[1] for shape in shapes[-1]] == [2, 1, 3, 2, 2, 10]
+    anchors = [channels for _, channels in spec.head.maps] if spec is ANCHORS else None
+    assert [shape[1] for shape in shapes[-1]] == (anchors or [2, 1, 3, 2, 2, 10])
     assert {shape[2:] for shape in shapes[-1]} == {(grid.ny, grid.nx)}
     assert all(np.isfinite(value).all() for values in outputs.values() for value in values)
 

@@ -27,6 +27,7 @@ from kd3d.runtime.runners import OrtRunner
 
 TINY = preset("world-centerpoint-pillar-tiny")
 DYNAMIC = replace(TINY, encoder=replace(TINY.encoder, filters=(16, 32), mode="dynamic"))
+ANCHORS = preset("world-pointpillars-tiny")
 HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 SPACE = Space(encoder=(1.0,), backbone=(1.0,), neck=(1.0,), head=(1.0,), depth=(1.0,), cell=(1.0,))
 BRIEF = Effort(rounds=1, warmup_s=0, warmups=1, sample_s=0, least=1, most=1)
@@ -48,7 +49,7 @@ def test_a_whole_network_in_float16_is_the_export_in_float16(tmp_path):
     assert typed(written)["Conv", HALF] > 10
 
 
-@pytest.mark.parametrize("spec", [TINY, DYNAMIC], ids=["hard", "dynamic"])
+@pytest.mark.parametrize("spec", [TINY, DYNAMIC, ANCHORS], ids=["hard", "dynamic", "anchors"])
 def test_each_block_takes_and_gives_float16_as_its_neighbours_do(spec, tmp_path):
     for block in blocks(spec, 50):
         path = tmp_path / f"{block.key}.onnx"
@@ -59,7 +60,8 @@ def test_each_block_takes_and_gives_float16_as_its_neighbours_do(spec, tmp_path)
             for precision in ("fp16", "fp32")
         )
         casts = typed(model)["Cast", HALF] + typed(model)["Cast", SINGLE]
-        assert casts == {"encoder": 1 + (spec is DYNAMIC), "level": 0, "up": 0, "head": 6}[block.kind]
+        maps = 3 if spec is ANCHORS else 6
+        assert casts == {"encoder": 1 + (spec is DYNAMIC), "level": 0, "up": 0, "head": maps}[block.kind]
         floats = {name: value.dtype for name, value in feeds.items() if value.dtype.kind == "f"}
         assert set(floats.values()) == {np.dtype("float32" if block.kind == "encoder" else "float16")}
         (tmp_path / "wide.onnx").write_bytes(block_graph(block))
