@@ -4,10 +4,13 @@
     python benchmarks/kd_gain.py run [--row ROW] [--seed S]     what is missing of it; resumes
     python benchmarks/kd_gain.py table                          -> results/kd_gain.json
 
-A row is a student, a rule of inheritance and whether it is distilled (SparseKD's recipe): `width-taylor-kd`. The
-students are the shipped teacher narrowed alike in all parts, with fewer layers (without any it still has 59 % of the
-MACs), or on larger cells. All rows of a student have the same data, order, augmentation and steps; `plain` ones learn
-from the labels alone. As in `search_gain.py` the teacher is looked at within RANGE_M of the car, so that it fits a CPU.
+A row is a student, a rule of inheritance and how it is taught: `width-taylor-kd`. The students are the shipped teacher
+narrowed alike in all parts (`width`), with fewer layers (`depth`; without any it still has 59 % of the MACs), on larger
+cells (`resolution`), or on cells of twice the side (`half`). Taught: `plain` from the labels alone, `kd` by SparseKD's
+recipe, `cached` by the same with DRAWS recorded augmentations per frame and the teacher's answers to them from its
+cache, `crossscale` by that recipe (blending warms up in 20 steps here, not 500). All rows of a student have the same
+data, order, augmentation and steps. As in `search_gain.py` the teacher is looked at within RANGE_M of the car, so that
+it fits a CPU.
 Finished rows that stand in the recorded file are not trained again, whichever machine they are of.
 """
 
@@ -15,26 +18,29 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 from fitting import Arm, fit, paired
 from search_gain import MAX_RANGE_M, RANGE_M, near_teacher, teacher_row
 from study_width_depth_resolution import along
-from worlds import RESULTS, TRAIN, VALIDATION, world
+from worlds import DEVICE, RESULTS, TRAIN, VALIDATION, world
+from worlds import RUNS as ALL_RUNS
 
+from kd3d.compress.distill.coefs import BlendSettings
 from kd3d.compress.recipe import Recipe
+from kd3d.compress.recipe_file import load_recipe
 from kd3d.compress.search.cost import StatsTable, cost
+from kd3d.compress.search.space import Choice, scaled
 from kd3d.runs import environment
 from kd3d.runs.atomic import read_json, write_json
 from kd3d.spec import DetectorSpec, to_json
 
-ROOT = Path(__file__).resolve().parents[1]
-RUNS, RECORD = ROOT / "runs" / "kd-gain", RESULTS / "kd_gain.json"
+RUNS, RECORD = ALL_RUNS / "kd-gain", RESULTS / "kd_gain.json"
 SHARES = {"width": 0.25, "depth": 0.65, "resolution": 0.5}  # of the teacher's MACs, at most
 SEEDS, STEPS, BATCH = (1, 2, 3), 1600, 2
-FRESH, KD, PLAIN = "fresh", "kd", "plain"
+FRESH, CACHED, DRAWS = "fresh", "cached", 4
 ROWS = (
     "width-taylor-kd",
     "width-l1-kd",
@@ -48,6 +54,10 @@ ROWS = (
     "width-fresh-plain",
     "width-bn-kd",
     "width-first-kd",
+    "width-taylor-cached",
+    "half-taylor-crossscale",
+    "half-taylor-kd",
+    "half-taylor-plain",
 )
 COMPARED = (
     ("width-taylor-kd", "width-taylor-plain"),
@@ -59,11 +69,23 @@ COMPARED = (
     ("width-taylor-plain", "width-fresh-plain"),
     ("width-taylor-kd", "width-bn-kd"),
     ("width-taylor-kd", "width-first-kd"),
+    ("width-taylor-cached", "width-taylor-kd"),
+    ("half-taylor-crossscale", "half-taylor-plain"),
+    ("half-taylor-kd", "half-taylor-plain"),
 )
 
 
+def recipe(taught: str) -> Recipe | None:
+    """What the rows of this name are taught."""
+    if taught == "plain":
+        return None
+    if taught == "crossscale":
+        return replace(load_recipe(taught), blend=BlendSettings(terms="separate", warmup_steps=20))
+    return Recipe()
+
+
 def students() -> dict[str, tuple[DetectorSpec, float]]:
-    """By axis the student with the most MACs within its share, and its share."""
+    """By axis the student with the most MACs within its share, and its share; the one at half the resolution."""
     teacher = near_teacher().spec
     stats = StatsTable(world(TRAIN, sweeps=teacher.points.sweeps), 20)
     whole, found = cost(teacher, stats(teacher)).macs, {}
@@ -71,7 +93,8 @@ def students() -> dict[str, tuple[DetectorSpec, float]]:
         within = [item for item in along(axis, teacher, stats) if item[0].macs <= share * whole]
         price, spec, _ = within[-1]
         found[axis] = (spec, price.macs / whole)
-    return found
+    coarse = scaled(teacher, Choice(cell=2))
+    return {**found, "half": (coarse, cost(coarse, stats(coarse)).macs / whole)}
 
 
 def run(rows: list[str], seeds: list[int], device: str) -> None:
@@ -84,7 +107,8 @@ def run(rows: list[str], seeds: list[int], device: str) -> None:
                 continue
             axis, rule, taught = row.split("-")
             spec, share = specs[axis]
-            arm = Arm(row, None if rule == FRESH else rule, Recipe() if taught == KD else None)
+            draws = DRAWS if taught == CACHED else 0
+            arm = Arm(row, None if rule == FRESH else rule, recipe(taught), draws)
             facts = {"row": row, "student": spec.name, "spec": to_json(spec), "macs_share": share}
             fit(
                 teacher,
@@ -142,7 +166,7 @@ def table() -> None:
     record = {
         "benchmark": "kd_gain",
         "setting": setting(),
-        "teacher": read_json(ROOT / "runs" / "search-gain" / "teacher.json"),
+        "teacher": read_json(ALL_RUNS / "search-gain" / "teacher.json"),
         "rows": sorted(rows.values(), key=lambda item: (ROWS.index(item["row"]), item["seed"])),
         "compared": compared,
         "environment": environment.record(),
@@ -161,7 +185,7 @@ def main() -> None:
     one.add_argument("--row", choices=ROWS, nargs="+", default=list(ROWS))
     one.add_argument("--seed", type=int, nargs="+", default=list(SEEDS))
     one.add_argument("--threads", type=int, default=1)
-    one.add_argument("--device", default="cpu")
+    one.add_argument("--device", default=DEVICE)
     options = parser.parse_args()
     if options.command == "students":
         for axis, (spec, share) in students().items():

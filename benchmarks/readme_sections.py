@@ -97,6 +97,14 @@ def kd_three_seeds(record: Record) -> list[str]:
     return [said, table.markdown(), *(verdict(item) for item in record["comparisons"])]
 
 
+TAUGHT = {
+    "plain": "labels alone",
+    "kd": "distilled",
+    "cached": "distilled, answers cached",
+    "crossscale": "recipe `crossscale`",
+}
+
+
 def kd_gain(record: Record) -> list[str]:
     """Three students: what they begin with, and what they are taught."""
     table = Table("", ("student", "MACs", "inherits", "taught", "mAP, seeds 1, 2, 3", "mean"))
@@ -106,7 +114,7 @@ def kd_gain(record: Record) -> list[str]:
     for name, found in rows.items():
         axis, rule, taught = name.split("-")
         finals = [item["mAP"][-1] for item in sorted(found, key=lambda item: item["seed"])]
-        said = "distilled" if taught == "kd" else "labels alone"
+        said = TAUGHT[taught]
         mean = f"{sum(finals) / len(finals):.2f}"
         each = ", ".join(f"{value:.2f}" for value in finals)
         table.rows.append((axis, f"{100 * found[0]['macs_share']:.1f} %", rule, said, each, mean))
