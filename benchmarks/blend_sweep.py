@@ -40,7 +40,7 @@ COMBINATIONS = ("width-logits", "width-fitnet", "resolution-responses", "resolut
 FACTORS = tuple(10 ** ((place - 7) / 2) for place in range(14))
 SWEPT, JUDGED = 1, (2, 3)
 STEPS, BATCH = 400, 2
-BLEND = BlendSettings(warmup_steps=20)  # the default of 500 is for trainings of 10,000 steps and more
+BLEND = BlendSettings()
 NOTHING = Recipe(logits=0, boxes=0, label_threshold=None)
 
 

@@ -8,9 +8,8 @@ A row is a student, a rule of inheritance and how it is taught: `width-taylor-kd
 narrowed alike in all parts (`width`), with fewer layers (`depth`; without any it still has 59 % of the MACs), on larger
 cells (`resolution`), or on cells of twice the side (`half`). Taught: `plain` from the labels alone, `kd` by SparseKD's
 recipe, `cached` by the same with DRAWS recorded augmentations per frame and the teacher's answers to them from its
-cache, `crossscale` by that recipe (blending warms up in 20 steps here, not 500). All rows of a student have the same
-data, order, augmentation and steps. As in `search_gain.py` the teacher is looked at within RANGE_M of the car, so that
-it fits a CPU.
+cache, `crossscale` by that recipe. All rows of a student have the same data, order, augmentation and steps. As in
+`search_gain.py` the teacher is looked at within RANGE_M of the car, so that it fits a CPU.
 Finished rows that stand in the recorded file are not trained again, whichever machine they are of.
 """
 
@@ -18,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +26,6 @@ from study_width_depth_resolution import along
 from worlds import DEVICE, RESULTS, TRAIN, VALIDATION, world
 from worlds import RUNS as ALL_RUNS
 
-from kd3d.compress.distill.coefs import BlendSettings
 from kd3d.compress.recipe import Recipe
 from kd3d.compress.recipe_file import load_recipe
 from kd3d.compress.search.cost import StatsTable, cost
@@ -80,7 +77,7 @@ def recipe(taught: str) -> Recipe | None:
     if taught == "plain":
         return None
     if taught == "crossscale":
-        return replace(load_recipe(taught), blend=BlendSettings(terms="separate", warmup_steps=20))
+        return load_recipe(taught)
     return Recipe()
 
 

@@ -20,7 +20,8 @@ def parse_blend(text: str) -> BlendSettings | None:
     mode, *rest = [part.strip() for part in text.split(",")]
     if mode == OFF and not rest:
         return None
-    known: dict[str, Any] = {field.name: type(field.default) for field in fields(BlendSettings) if field.name != "mode"}
+    settable = [field for field in fields(BlendSettings) if field.name != "mode"]
+    known: dict[str, Any] = {one.name: int if one.default is None else type(one.default) for one in settable}
     values: dict[str, Any] = {"mode": mode}
     for part in rest:
         name, equals, value = (piece.strip() for piece in part.partition("="))

@@ -62,12 +62,14 @@ class Moment:
         tokens: of the frames.
         scaler: of mixed precision; losses are scaled by it.
         rates: of every parameter that learns, its learning rate over that of the run; empty: all 1.
+        steps: of the whole run.
     """
 
     step: int
     tokens: tuple[str, ...]
     scaler: torch.amp.GradScaler
-    rates: tuple[float, ...] = ()
+    rates: tuple[float, ...]
+    steps: int
 
 
 @dataclass(frozen=True)

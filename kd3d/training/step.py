@@ -111,7 +111,7 @@ class Stepper:
         """Gradients as ``blend`` joins them; sums, masses and gradients are over all processes."""
         state = self._state
         tokens = tuple(token for batch in micro_batches for token in batch.tokens)
-        moment = Moment(state.step, tokens, state.scaler, self._rates)
+        moment = Moment(state.step, tokens, state.scaler, self._rates, self._schedule.steps)
 
         @contextmanager
         def probe() -> Iterator[dict[str, Tensor]]:

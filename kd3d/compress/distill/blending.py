@@ -223,8 +223,7 @@ class GradientBlend:
         task = TASK not in found or math.isfinite(whole[TASK][TASK])
         dropped = {name for name in found if name != TASK and not math.isfinite(whole[name][name])} if task else set()
         back_off = self._failures.saw(dropped, moment) if task else False
-        warmup = self.settings.warmup_steps
-        warm = 1.0 if warmup == 0 else min(1.0, moment.step / warmup)
+        warm = self.settings.warm(moment.step, moment.steps)
         reference = float(self.state.reference) * moment.scaler.get_scale()
 
         def weighed(block: str, table: Table) -> Shares:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from kd3d.errors import UsageError
 
 _FLAT = 1e-6  # below this sine the two gradients span no plane
+_WARMUP = 500
 _LATER = ("granularity", "metric", "smooth", "direction")  # fields that runs from before them do not have
 
 
@@ -35,8 +36,8 @@ class BlendSettings:
     """... and from this angle on not at all."""
     interval: int = 4
     """Steps between refreshes of the mode ``interval``."""
-    warmup_steps: int = 500
-    """The turn grows from nothing over this many steps."""
+    warmup_steps: int | None = None
+    """The turn grows from nothing over this many steps; ``None``: 500, but at most a twentieth of the run's."""
     granularity: Literal["global", "block"] = "global"
     """``block`` blends encoder, backbone, neck and head apart, each within the angle and at the length of its own part
     of the task's gradient; needs the gradients of the weights (``params``)."""
@@ -81,7 +82,7 @@ class BlendSettings:
                 "phi_hi_deg and phi_cut_deg must rise between 90 and 180 degrees, not "
                 f"{self.phi_hi_deg:g} and {self.phi_cut_deg:g}."
             )
-        if self.interval < 1 or self.warmup_steps < 0:
+        if self.interval < 1 or (self.warmup_steps or 0) < 0:
             raise UsageError(
                 f"interval ({self.interval}) must be at least 1 and warmup_steps ({self.warmup_steps}) at least 0."
             )
@@ -97,6 +98,11 @@ class BlendSettings:
     def at_weights(self) -> bool:
         """Whether only gradients of the weights will do, which rules a cut out."""
         return self.granularity == "block" or self.metric == "lr"
+
+    def warm(self, step: int, steps: int) -> float:
+        """How much of its turn step ``step`` of ``steps`` takes, 0 to 1."""
+        over = min(_WARMUP, steps // 20) if self.warmup_steps is None else self.warmup_steps
+        return 1.0 if over == 0 else min(1.0, step / over)
 
     def identity(self) -> dict[str, Any]:
         """Settings that a resumed run must repeat."""

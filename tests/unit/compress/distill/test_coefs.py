@@ -115,6 +115,15 @@ def test_the_task_loss_of_a_quadratic_falls(seed):
     assert (spread * after**2).sum() <= (spread * x**2).sum() + 1e-12
 
 
+@pytest.mark.parametrize(
+    ("given", "step", "steps", "share"),
+    [(None, 25, 1000, 0.5), (None, 250, 20_000, 0.5), (None, 250, 10_000, 0.5), (None, 0, 19, 1), (None, 0, 20, 0),
+     (500, 25, 1000, 0.05), (0, 0, 1000, 1), (500, 900, 1000, 1)],
+)  # fmt: skip
+def test_warm_up_takes_a_twentieth_of_a_short_run(given, step, steps, share):
+    assert BlendSettings(warmup_steps=given).warm(step, steps) == share
+
+
 @FAST
 @given(angles)
 def test_warm_up_grows_the_turn_from_nothing(phi):
