@@ -191,10 +191,10 @@ def paired(ours: Mapping[int, Sequence[float]], control: Mapping[int, Sequence[f
     differences = [final - other for final, other in zip(finals, others, strict=True)]
     if len(seeds) < 3:
         return {"seeds": seeds, "differences": differences, "beats": None}
-    gains = [100 * (control[seed][-1] - control[seed][-2]) for seed in seeds]
+    gains = [100 * (control[seed][-1] - control[seed][-2]) for seed in seeds if len(control[seed]) > 1]
     mean = statistics.mean(differences)
     error = statistics.stdev(differences) / math.sqrt(len(differences))
-    converged = max(gains) < 1.0
+    converged = len(gains) == len(seeds) and max(gains) < 1.0
     return {
         "seeds": seeds,
         "mAP": finals,

@@ -111,7 +111,7 @@ def plan(*, steps: int = 5000, rows: Sequence[str] = (), table_steps: int = 3200
     found.append(Part("seeds-table", benchmark("kd_three_seeds.py", "table"), needs=made))
     for seed in SEEDS:
         for row in rows:
-            where = f"kd-table/{row.replace(':', '-')}-{seed}-{table_steps}"
+            where = f"kd-table/world-centerpoint-pillar-small/{row.replace(':', '-')}-{seed}-{table_steps}"
             words = ("--rows", row, "--seeds", str(seed), "--steps", str(table_steps), "--no-table")
             found.append(Part(f"table-{row.replace(':', '-')}-{seed}", benchmark("kd_table.py", *words), needs=worlds,
                               run=where))  # fmt: skip

@@ -2,6 +2,7 @@
 
     python benchmarks/kd_table.py                                  all rows and seeds that are missing, then the table
     python benchmarks/kd_table.py --rows control inherit logits sparsekd --seeds 1 2 --steps 3200
+    python benchmarks/kd_table.py --student near:width --steps 400 what fits a CPU: a student of kd_gain.py
     python benchmarks/kd_table.py --list                           the rows
     python benchmarks/kd_table.py --table-only                     from what has finished
 
@@ -24,6 +25,8 @@ from typing import Any
 
 import torch
 from fitting import CYCLES, RULE, Arm, fit, paired
+from kd_gain import BATCH, students
+from search_gain import MAX_RANGE_M, near_teacher, teacher_row
 from worlds import RESULTS, RUNS, TRAIN, VALIDATION
 
 from kd3d.compress.distill.registry import CROSS_SCALE, KINDS
@@ -34,7 +37,7 @@ from kd3d.detectors.presets import preset
 from kd3d.runs import environment
 from kd3d.runs.atomic import read_json, write_json
 
-STUDENT = "world-centerpoint-pillar-small"
+STUDENT, NEAR = "world-centerpoint-pillar-small", "near:"
 ROOT = Path(__file__).resolve().parents[1]
 ERRORS = ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")
 
@@ -45,15 +48,21 @@ def rows(draws: int = 0) -> dict[str, Arm]:
     found = [Arm("control"), Arm("inherit", RULE), Arm("labels", RULE, replace(empty, label_threshold=0.6))]
     found += [Arm(kind, RULE, replace(empty, more=({"signal": kind},))) for kind in (*KINDS, CROSS_SCALE)]
     found += [Arm(f"recipe:{name}", RULE, load_recipe(name)) for name in recipe_names()]
+    found = [arm for arm in found if "anchor" not in arm.name]  # these are for another head
     return {arm.name: replace(arm, draws=draws) for arm in found}
 
 
 def run(arm: Arm, seed: int, options: argparse.Namespace) -> None:
     """Train and score one row with one seed."""
     name = f"{arm.name.replace(':', '-')}-{seed}-{options.steps}" + (f"-draws{arm.draws}" if arm.draws else "")
-    given = {"about": {"student": options.student}, "device": options.device}
-    spec = preset(options.student)
-    fit(shipped_teacher(), spec, arm, seed=seed, steps=options.steps, out=options.runs / name, **given)
+    out, given = options.runs / options.student.replace(":", "-") / name, {"about": {"student": options.student}}
+    shared: dict[str, Any] = {"seed": seed, "steps": options.steps, "device": options.device, **given}
+    axis = options.student.removeprefix(NEAR)
+    if axis != options.student:
+        spec, teacher = students()[axis][0], near_teacher()
+        fit(teacher, spec, arm, out=out, batch_size=BATCH, max_range_m=MAX_RANGE_M, scored=1, **shared)
+    else:
+        fit(shipped_teacher(), preset(options.student), arm, out=out, **shared)
 
 
 def table(results: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
@@ -83,6 +92,15 @@ def table(results: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[di
             }
         )
     return found
+
+
+def teacher_scores(student: str) -> dict[str, float]:
+    """Of the teacher, mAP and NDS (0..1) in the range in which its students are scored."""
+    if not student.startswith(NEAR):
+        return {key: shipped_teacher().meta["metrics"][key] for key in ("mAP", "NDS")}
+    teacher_row()
+    found = read_json(RUNS / "search-gain" / "teacher.json")
+    return {key: found[key] / 100 for key in ("mAP", "NDS")}
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
@@ -121,7 +139,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=[], metavar="ROW")
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=3200)
-    parser.add_argument("--student", default=STUDENT)
+    parser.add_argument("--student", default=STUDENT, help="a preset, or near:width, near:resolution, near:half ...")
     parser.add_argument("--draws", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -148,11 +166,11 @@ def main() -> None:
 
 def record(options: argparse.Namespace, order: Sequence[str]) -> None:
     """Write the table and the picture of all finished runs of this student and length."""
-    results = [read_json(path) for path in sorted(options.runs.glob("*/result.json"))]
+    results = [read_json(path) for path in sorted(options.runs.glob("*/*/result.json"))]
     results = [item for item in results if (item["student"], item["steps"]) == (options.student, options.steps)]
     if not results:
         raise SystemExit(f"{options.runs} has no finished run of {options.student} with {options.steps} steps.")
-    teacher = shipped_teacher().meta["metrics"]
+    teacher = teacher_scores(options.student)
     lines = table(results, order)
     write_json(
         options.out,
@@ -161,7 +179,7 @@ def record(options: argparse.Namespace, order: Sequence[str]) -> None:
             "student": options.student,
             "steps": options.steps,
             "cycles": CYCLES,
-            "teacher": {key: teacher[key] for key in ("mAP", "NDS")},
+            "teacher": teacher,
             "worlds": {"train": TRAIN, "validation": VALIDATION, "validation_frames": VALIDATION[2] * 20},
             "rows": lines,
             "environment": environment.record(),
