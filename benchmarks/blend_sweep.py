@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from fitting import CYCLES, RULE, Arm, fit
 from kd_gain import students
-from search_gain import MAX_RANGE_M, RANGE_M, near_teacher, teacher_row
+from near import BATCH, MAX_RANGE_M, RANGE_M, near_teacher, near_teacher_scores
 from worlds import DEVICE, RESULTS, RUNS, TRAIN, VALIDATION
 
 from kd3d.compress.distill.coefs import BlendSettings
@@ -39,7 +39,7 @@ KEPT, RECORD = RUNS / "blend-sweep", RESULTS / "blend_sweep.json"
 COMBINATIONS = ("width-logits", "width-fitnet", "resolution-responses", "resolution-attention")
 FACTORS = tuple(10 ** ((place - 7) / 2) for place in range(14))
 SWEPT, JUDGED = 1, (2, 3)
-STEPS, BATCH = 400, 2
+STEPS = 400
 BLEND = BlendSettings()
 NOTHING = Recipe(logits=0, boxes=0, label_threshold=None)
 
@@ -173,11 +173,10 @@ def table() -> None:
     found = recorded()
     verdicts = [told for combination in COMBINATIONS if (told := verdict(combination, found)) is not None]
     wins = [told["as_good"] for told in verdicts]
-    teacher_row()
     record = {
         "benchmark": "blend_sweep",
         "setting": setting(),
-        "teacher": read_json(RUNS / "search-gain" / "teacher.json"),
+        "teacher": near_teacher_scores(),
         "combinations": verdicts,
         "as_good": f"{sum(wins)} of {len(wins)}",
         "runs": [found[name] for name in sorted(found)],

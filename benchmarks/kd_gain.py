@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from fitting import Arm, fit, paired
-from search_gain import MAX_RANGE_M, RANGE_M, near_teacher, teacher_row
+from near import BATCH, MAX_RANGE_M, RANGE_M, near_teacher, near_teacher_scores
 from study_width_depth_resolution import along
 from worlds import DEVICE, RESULTS, TRAIN, VALIDATION, world
 from worlds import RUNS as ALL_RUNS
@@ -36,7 +36,7 @@ from kd3d.spec import DetectorSpec, to_json
 
 RUNS, RECORD = ALL_RUNS / "kd-gain", RESULTS / "kd_gain.json"
 SHARES = {"width": 0.25, "depth": 0.65, "resolution": 0.5}  # of the teacher's MACs, at most
-SEEDS, STEPS, BATCH = (1, 2, 3), 1600, 2
+SEEDS, STEPS = (1, 2, 3), 1600
 FRESH, CACHED, DRAWS = "fresh", "cached", 4
 ROWS = (
     "width-taylor-kd",
@@ -159,11 +159,10 @@ def table() -> None:
         {"row": ours, "control": other, **paired(curves.get(ours, {}), curves.get(other, {}))}
         for ours, other in COMPARED
     ]
-    teacher_row()
     record = {
         "benchmark": "kd_gain",
         "setting": setting(),
-        "teacher": read_json(ALL_RUNS / "search-gain" / "teacher.json"),
+        "teacher": near_teacher_scores(),
         "rows": sorted(rows.values(), key=lambda item: (ROWS.index(item["row"]), item["seed"])),
         "compared": compared,
         "environment": environment.record(),

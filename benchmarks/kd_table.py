@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 from fitting import CYCLES, RULE, Arm, fit, paired
-from kd_gain import BATCH, students
-from search_gain import MAX_RANGE_M, near_teacher, teacher_row
+from kd_gain import students
+from near import BATCH, MAX_RANGE_M, near_teacher, near_teacher_scores
 from worlds import RESULTS, RUNS, TRAIN, VALIDATION
 
 from kd3d.compress.distill.registry import CROSS_SCALE, KINDS
@@ -98,8 +98,7 @@ def teacher_scores(student: str) -> dict[str, float]:
     """Of the teacher, mAP and NDS (0..1) in the range in which its students are scored."""
     if not student.startswith(NEAR):
         return {key: shipped_teacher().meta["metrics"][key] for key in ("mAP", "NDS")}
-    teacher_row()
-    found = read_json(RUNS / "search-gain" / "teacher.json")
+    found = near_teacher_scores()
     return {key: found[key] / 100 for key in ("mAP", "NDS")}
 
 

@@ -21,14 +21,14 @@ import argparse
 import json
 import os
 import random
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
-from fitting import AUGMENTATION, CYCLES, RULE, fit, paired, score, settings
+from fitting import AUGMENTATION, CYCLES, RULE, fit, paired, settings
+from near import BATCH, MAX_RANGE_M, RANGE_M, near_teacher, near_teacher_scores
 from study_width_depth_resolution import along
 from worlds import DEVICE, RESULTS, RUNS, TRAIN, VALIDATION, world
 
@@ -44,17 +44,13 @@ from kd3d.compress.search.space import Space
 from kd3d.compress.search.students import find_students
 from kd3d.compress.search.trial import CALIBRATION_FRAMES, TrialRunner, brief
 from kd3d.datasets.base import SampleDataset
-from kd3d.detectors.assets import shipped_teacher
-from kd3d.detectors.build import build
-from kd3d.detectors.checkpoint import Model
 from kd3d.runs import environment
 from kd3d.runs.atomic import read_json, write_json
 from kd3d.spec import DetectorSpec, to_json
 
 KEPT, RECORD = RUNS / "search-gain", RESULTS / "search_gain.json"
-RANGE_M, MAX_RANGE_M = 25.6, 25.0
 BUDGET, NEAR = 0.25, 0.9
-SEEDS, RANDOM, BATCH = (1, 2, 3), 8, 2
+SEEDS, RANDOM = (1, 2, 3), 8
 STEPS = int(os.environ.get("KD3D_STEPS", "1600"))
 ARMS = ("searched", "uniform", "random")
 TRIALS, RUNGS = 6, (60, 120)
@@ -102,16 +98,6 @@ class Setting:
         held = hold_out(data_of(self.train))
         known = measured(self.teacher, distil(seed), data=held.data, device=DEVICE)
         return TrialRunner(self.teacher, held.data, brief(distil(seed), RUNGS[-1], RUNGS[0]), run, DEVICE, known)
-
-
-def near_teacher() -> Model:
-    """The shipped teacher on a smaller range; its weights know nothing of it."""
-    shipped = shipped_teacher()
-    grid = replace(shipped.spec.grid, x_min_m=-RANGE_M, y_min_m=-RANGE_M, x_max_m=RANGE_M, y_max_m=RANGE_M)
-    spec = replace(shipped.spec, name="near", grid=grid)
-    module = build(spec)
-    module.load_state_dict(shipped.module.state_dict())
-    return Model(spec, module.eval().requires_grad_(False), {})
 
 
 def data_of(train: SampleDataset) -> CompressData:
@@ -211,7 +197,7 @@ def table() -> None:
     average = {seed: values for seed in SEEDS if (values := random_mean(curves, seed))}
     record = {
         "benchmark": "search_gain",
-        "teacher": read_json(KEPT / "teacher.json"),
+        "teacher": near_teacher_scores(),
         **setting(),
         "worlds": {"train": TRAIN, "validation": VALIDATION},
         "rows": rows,
@@ -280,16 +266,6 @@ def tau(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def teacher_row() -> None:
-    """Score the teacher within the range."""
-    teacher, out = near_teacher(), KEPT / "teacher.json"
-    data = world(VALIDATION, sweeps=teacher.spec.points.sweeps)
-    if not out.exists():
-        found = score(teacher.module, data, KEPT / "teacher", max_range_m=MAX_RANGE_M)
-        write_json(out, {"mAP": 100 * found["mAP"], "NDS": 100 * found["NDS"], "per_class": found["per_class"]})
-    print(read_json(out))
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -309,7 +285,7 @@ def main() -> None:
     elif options.command == "short":
         short(options.seed)
     elif options.command == "teacher":
-        teacher_row()
+        print(near_teacher_scores())
     else:
         table()
 

@@ -5,6 +5,8 @@
     python benchmarks/study_width_depth_resolution.py table       -> results/study_width_depth_resolution.json
     python benchmarks/study_width_depth_resolution.py plot        -> docs/images/study_width_depth_resolution.png
 
+With ``--near`` all of them look at the teacher within RANGE_M of the car (`near.py`), which fits a CPU.
+
 SparseKD's question (its section on width, depth and input resolution) for this teacher and world: `width` narrows all
 parts alike, `depth` leaves out further layers of the levels, `resolution` takes larger cells. Each axis gives the
 student that is closest below a share of the teacher's MACs; how far below is in the table, and an axis that cannot
@@ -25,7 +27,8 @@ from typing import Any
 
 import torch
 from fitting import CYCLES, fit, paired
-from worlds import RESULTS, TRAIN, VALIDATION, world
+from near import BATCH, MAX_RANGE_M, RANGE_M, near_teacher, near_teacher_scores
+from worlds import DEVICE, RESULTS, RUNS, TRAIN, VALIDATION, world
 
 from kd3d.compress.search.cost import Cost, StatsTable, cost
 from kd3d.compress.search.cpr import cpr
@@ -40,11 +43,11 @@ from kd3d.spec import DetectorSpec, to_json
 NAME = "study_width_depth_resolution"
 AXES = ("width", "depth", "resolution")
 ARMS = ("control", "kd")
-SHARES, SEEDS, STEPS = (0.6, 0.5, 0.35, 0.25), (1, 2, 3), 1000
+SHARES, SEEDS, STEPS = (0.6, 0.44, 0.35, 0.25), (1, 2, 3), 1000
 MULTIPLE = 4  # of channels: the search's eights are too coarse to match all parts of a small teacher at once
 FAR = 0.05  # a student that misses its share of the teacher's MACs by more than this share is not matched
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = ROOT / "runs" / "study-width-depth-resolution"
+KEPT = RUNS / "study-width-depth-resolution"
 
 
 @dataclass(frozen=True)
@@ -107,16 +110,17 @@ def students(teacher: DetectorSpec, stats: StatsTable) -> list[Student]:
     return found
 
 
-def matched() -> tuple[Any, list[Student], Cost]:
+def matched(near: bool) -> tuple[Any, list[Student], Cost]:
     """The teacher, the students, and the teacher's cost, on the training world."""
-    teacher = shipped_teacher()
+    teacher = near_teacher() if near else shipped_teacher()
     stats = StatsTable(world(TRAIN, sweeps=teacher.spec.points.sweeps), 40)
     return teacher, students(teacher.spec, stats), cost(teacher.spec, stats(teacher.spec))
 
 
 def run(options: argparse.Namespace) -> None:
     """Train what was asked for and is not there yet."""
-    teacher, found, _ = matched()
+    teacher, found, _ = matched(options.near)
+    sized: dict[str, Any] = {"batch_size": BATCH, "max_range_m": MAX_RANGE_M, "scored": 2} if options.near else {}
     wanted = [item for item in found if item.axis in options.axis and item.share in options.share]
     for seed, student, arm in product(options.seed, wanted, options.arm):
         if student.spec is None:
@@ -125,20 +129,26 @@ def run(options: argparse.Namespace) -> None:
             )
             continue
         about = {"axis": student.axis, "share": student.share, "spec": to_json(student.spec)}
-        out = RUNS / f"{student.axis}-{student.share:g}-{arm}-{seed}-{options.steps}"
-        fit(teacher, student.spec, arm, seed=seed, steps=options.steps, out=out, about=about)
+        out = runs_of(options.near) / f"{student.axis}-{student.share:g}-{arm}-{seed}-{options.steps}"
+        fit(teacher, student.spec, arm, seed=seed, steps=options.steps, out=out, about=about, device=DEVICE, **sized)
 
 
-def table(steps: int) -> None:
+def runs_of(near: bool) -> Path:
+    """Where trainings are."""
+    return KEPT / ("near" if near else "whole")
+
+
+def table(steps: int, near: bool) -> None:
     """Put the finished runs of ``steps`` steps together."""
-    teacher, found, whole = matched()
-    runs = [item for item in map(read_json, sorted(RUNS.glob("*/result.json"))) if item["steps"] == steps]
-    whole_map = teacher.meta["metrics"]["mAP"]
+    teacher, found, whole = matched(near)
+    runs = [item for item in map(read_json, sorted(runs_of(near).glob("*/result.json"))) if item["steps"] == steps]
+    whole_map = near_teacher_scores()["mAP"] / 100 if near else teacher.meta["metrics"]["mAP"]
     rows = [row(student, runs, whole, whole_map) for student in found]
     record = {
         "benchmark": NAME,
         "teacher": {"name": teacher.spec.name, "mAP": whole_map, "macs": whole.macs, "acts": whole.acts},
         "steps": steps,
+        "range_m": RANGE_M if near else None,
         "cycles": CYCLES,
         "worlds": {"train": TRAIN, "validation": VALIDATION, "validation_frames": VALIDATION[2] * 20},
         "cpr": "formula A of kd3d.compress.search.cpr: recollected, not verified against the paper",
@@ -206,9 +216,9 @@ def axes_compared(runs: list[dict[str, Any]], found: list[Student], one: str, ot
     return {"axes": [one, other], "shares": at_shares}
 
 
-def listing() -> None:
+def listing(near: bool) -> None:
     """Print the matched students."""
-    for item in matched()[1]:
+    for item in matched(near)[1]:
         said = "out of reach; the smallest" if item.spec is None else item.spec.name
         print(f"{item.axis:10} {item.share:.0%}: {item.reached:6.1%} of the MACs  {said}")
 
@@ -225,16 +235,17 @@ def main() -> None:
     one.add_argument("--threads", type=int, default=1)
     for command in (one, commands.add_parser("table")):
         command.add_argument("--steps", type=int, default=STEPS)
-    commands.add_parser("students")
+    for command in (one, commands.choices["table"], commands.add_parser("students")):
+        command.add_argument("--near", action="store_true")
     commands.add_parser("plot")
     options = parser.parse_args()
     if options.command == "run":
         torch.set_num_threads(options.threads)
         run(options)
     elif options.command == "table":
-        table(options.steps)
+        table(options.steps, options.near)
     elif options.command == "students":
-        listing()
+        listing(options.near)
     else:
         draw_study(read_json(RESULTS / f"{NAME}.json"), ROOT / "docs" / "images" / f"{NAME}.png")
 
