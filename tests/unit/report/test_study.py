@@ -27,7 +27,7 @@ def study():
 
     yield module
     sys.path.remove(str(ROOT / "benchmarks"))
-    for name in ("study_width_depth_resolution", "fitting", "worlds"):
+    for name in ("study_width_depth_resolution", "near", "fitting", "worlds"):
         sys.modules.pop(name, None)
 
 
@@ -70,18 +70,18 @@ def test_a_student_is_the_closest_below_its_share(study, found, whole):
 
 
 def test_depth_alone_cannot_halve_the_teacher_and_that_is_said(study, found, whole):
-    halves = {student.axis: student for student in found if student.share == 0.5}
-    assert halves["depth"].spec is None
-    assert halves["depth"].reached > 0.5
-    row = study.row(halves["depth"], [], whole, 0.6)
+    at = {student.axis: student for student in found if student.share == 0.44}
+    assert at["depth"].spec is None
+    assert at["depth"].reached > 0.5
+    row = study.row(at["depth"], [], whole, 0.6)
     assert (row["reason"], row["cpr"], row["matched"]) == ("the axis gets no smaller", None, False)
     compared = study.axes_compared([], found, "width", "depth")["shares"]
-    assert {item["share"]: "reason" in item for item in compared}[0.5]
+    assert {item["share"]: "reason" in item for item in compared}[0.44]
 
 
 def test_a_row_has_scores_by_seed_the_paired_difference_and_cpr(study, found, whole):
-    student = next(item for item in found if (item.axis, item.share) == ("width", 0.5))
-    other = next(item for item in found if (item.axis, item.share) == ("resolution", 0.5))
+    student = next(item for item in found if (item.axis, item.share) == ("width", 0.44))
+    other = next(item for item in found if (item.axis, item.share) == ("resolution", 0.44))
     runs = [result(student, "kd", seed, 0.5 + seed / 1000) for seed in (1, 2, 3)]
     runs += [result(student, "control", seed, 0.45) for seed in (1, 2, 3)]
     runs += [result(other, "kd", seed, 0.4) for seed in (1, 2, 3)]
@@ -91,11 +91,11 @@ def test_a_row_has_scores_by_seed_the_paired_difference_and_cpr(study, found, wh
     assert row["kd_minus_control"]["beats"] is True
     acts = student.price.acts / whole.acts
     assert row["cpr"] == pytest.approx(((1 - acts) + (0.502 / 0.6) ** 2) / 2)
-    (at_half,) = [
-        item for item in study.axes_compared(runs, found, "width", "resolution")["shares"] if item["share"] == 0.5
+    (at_share,) = [
+        item for item in study.axes_compared(runs, found, "width", "resolution")["shares"] if item["share"] == 0.44
     ]
-    assert at_half["width_over_resolution"]["mean"] == pytest.approx(10.2)
-    assert at_half["resolution_over_width"]["beats"] is False
+    assert at_share["width_over_resolution"]["mean"] == pytest.approx(10.2)
+    assert at_share["resolution_over_width"]["beats"] is False
 
 
 def test_a_student_without_runs_has_no_cpr(study, found, whole):
