@@ -84,7 +84,7 @@ class BlockFile:
             self._zip = zipfile.ZipFile(self.path)
         except FileNotFoundError as error:
             raise DataError(f"{self.path}: no such file.") from error
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
             raise DataError(f"{self.path}: not a whole zip file ({error}). {_AGAIN} {self.path}") from error
         try:
             self._index()

@@ -23,6 +23,7 @@ _SIZE_BY_FOCAL = {
     707.0912: (1226, 370),
 }
 _USUAL_SIZE = (1242, 375)
+_VOLUME = 0.1  # KITTI's rotations have determinants within 1e-6 of 1
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,16 @@ def read_calibration(path: Path) -> KittiCalibration:
     rectify, lidar2camera = np.eye(4), np.eye(4)
     rectify[:3, :3] = values["R0_rect"]
     lidar2camera[:3] = values["Tr_velo_to_cam"]
+    odd = [name for name, value in values.items() if not np.isfinite(value).all()]
+    odd += [name for name, pose in (("R0_rect", rectify), ("Tr_velo_to_cam", lidar2camera)) if not _turns(pose)]
+    if odd:
+        raise DataError(f"{path}: {odd[0]} is not finite or no rotation. Restore the file.")
     return KittiCalibration(values["P2"], rectify @ lidar2camera)
+
+
+def _turns(pose: Floats) -> bool:
+    """Whether a pose keeps volumes, as rotations do."""
+    return bool(abs(np.linalg.det(pose[:3, :3]) - 1) < _VOLUME)
 
 
 def read_labels(path: Path) -> KittiAnnotation:

@@ -112,7 +112,13 @@ class IndexBuilder:
             DataError: the database has no scene of the split, or its tables do not fit together.
         """
         names = split_scenes(split)
-        scenes = {scene["token"] for scene in self._nusc.scene if scene["name"] in names}
+        try:
+            scenes = {scene["token"] for scene in self._nusc.scene if scene["name"] in names}
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{self._root / self._nusc.version / 'scene.json'}: a scene has no usable {error}. Restore the table "
+                "from the archive it came from."
+            ) from error
         if not scenes:
             raise DataError(
                 f"{self._root / self._nusc.version}: none of its {len(self._nusc.scene)} scenes belongs to the split "

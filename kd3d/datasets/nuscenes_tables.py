@@ -120,6 +120,10 @@ def _open(root: Path, version: str, stamps: tuple[int, ...]) -> Any:
         raise DataError(f"{root / version}: the tables do not fit together (nothing has {error}). {_REPAIR}") from error
     except (AssertionError, OSError, IndexError, TypeError) as error:
         raise DataError(f"{root / version}: the devkit cannot open it ({error}). {_REPAIR}") from error
+    except Exception as error:
+        if type(error) is not Exception:  # as which the devkit reports a map table that it cannot use
+            raise
+        raise DataError(f"{root / version}: the devkit cannot open it ({error}). {_REPAIR}") from error
 
 
 def detection_class(category: str, where: Path) -> str | None:

@@ -31,11 +31,22 @@ class Owner:
         return {"id": self.id, "machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
+def checked(owner: dict[str, Any]) -> None:
+    """Require what ``to_json`` writes.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is something else.
+    """
+    for name, kind in (("id", str), ("machine", str), ("pid", int), ("started", str)):
+        if not isinstance(owner[name], kind):
+            raise ValueError(f"usable {name} of its owner")
+
+
 def gone(owner: dict[str, Any]) -> bool:
     """Whether a worker is known to have ended; of a worker on another machine nothing is known."""
     if owner.get("machine") != _machine():
         return False
-    pid = int(owner["pid"])
+    pid = owner["pid"]
     if pid == os.getpid() and owner["started"] == _started(pid):
         return owner["id"] not in _LIVE
     return not _alive(pid) or owner["started"] != _started(pid)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kd3d.compress.search.owner import Owner, gone
+from kd3d.compress.search.owner import Owner, checked, gone
 from kd3d.compress.search.storage import Result, StudyStorage
 from kd3d.compress.stages import refuse_changes
 from kd3d.errors import DataError
@@ -191,11 +191,12 @@ class Board:
     def _job(trial: Any) -> Job:
         attrs = trial.user_attrs
         try:
-            name, rung, _ = attrs["name"], int(attrs["rung"]), attrs["owner"]["id"]
+            name, rung = attrs["name"], int(attrs["rung"])
+            checked(attrs["owner"])
             values = tuple(map(float, trial.values)) if trial.state.name == "COMPLETE" else None
             if not all(map(math.isfinite, values or ())):
                 raise ValueError(f"finite score, but {values}")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"trial {trial.number} of the study has no {error}: it is not one of kd3d's. Choose another --study."
             ) from error

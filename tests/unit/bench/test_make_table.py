@@ -150,6 +150,14 @@ def test_a_truncated_file_is_refused(blocks, tmp_path):
         make_table(tmp_path / "b.zip", tmp_path / "t.json")
 
 
+def test_a_zip_of_a_version_that_python_does_not_know_is_refused(blocks, tmp_path):
+    content = bytearray(blocks.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 6] = 255  # version needed to extract
+    (tmp_path / "b.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"not a whole zip file \(zip file version 25\.5\)"):
+        make_table(tmp_path / "b.zip", tmp_path / "t.json")
+
+
 def test_names_in_the_zip_never_become_paths(blocks, tmp_path):
     def renamed(name, content):
         if name != "index.json":

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -114,7 +116,13 @@ def test_a_bad_label_names_its_file_and_line(root, line, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("P2: 1 2 3\n", "line 1: P2 must be 12 numbers"), ("", "has no P2, R0_rect, Tr_velo_to_cam")],
+    [
+        ("P2: 1 2 3\n", "line 1: P2 must be 12 numbers"),
+        ("", "has no P2, R0_rect, Tr_velo_to_cam"),
+        (CALIB.replace("0 -1 0 0", "0 0 0 0"), "Tr_velo_to_cam is not finite or no rotation"),
+        (CALIB.replace("-0.27", "nan"), "Tr_velo_to_cam is not finite or no rotation"),
+        (re.sub(r"R0_rect: \S+", "R0_rect: inf", CALIB), "R0_rect is not finite or no rotation"),
+    ],
 )
 def test_a_bad_calibration_is_named(root, text, message):
     (root / "training/calib/000001.txt").write_text(text)

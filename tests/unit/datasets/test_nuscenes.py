@@ -238,6 +238,19 @@ def test_a_value_of_another_kind_in_a_table_is_refused(broken_root, table, chang
         NuScenesDataset(broken_root, split="train", sweeps=2)
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "text"),
+    [
+        ("scene", "name", r"scene\.json: a scene has no usable 'name'"),
+        ("map", "log_tokens", r"the devkit cannot open it \(Error: log_tokens not in map table"),
+    ],
+)
+def test_a_column_without_which_no_frame_is_found_is_named(broken_root, table, column, text):
+    edit(broken_root, table, lambda rows: [row.pop(column) for row in rows])
+    with pytest.raises(DataError, match=text):
+        NuScenesDataset(broken_root, split="train")
+
+
 def test_a_table_that_is_nested_without_end_is_named(broken_root):
     path = broken_root / "v1.0-mini" / "log.json"
     path.write_text("[" * 20_000 + "]" * 20_000)

@@ -330,3 +330,13 @@ def test_sqlite_may_be_written_as_a_url_and_a_busy_one_is_waited_for(tmp_path):
     threading.Timer(0.5, lock.rollback).start()
     with Owner() as owner:
         assert board.claim(owner, "x", 0, params={}, attrs={}) is not None
+
+
+@pytest.mark.parametrize("change", [{"pid": float("nan")}, {"pid": "7"}, {"started": None}, {"machine": 3}])
+def test_a_trial_whose_worker_is_not_described_is_refused(tmp_path, monkeypatch, change):
+    board = task(tmp_path).board()
+    with Owner() as owner:
+        whole = Owner.to_json
+        monkeypatch.setattr(Owner, "to_json", lambda self: {**whole(self), **change})
+        with pytest.raises(DataError, match=r"trial 0 of the study has no usable \w+ of its owner"):
+            board.claim(owner, "x", 0, params={}, attrs={})
