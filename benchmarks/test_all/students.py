@@ -16,7 +16,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from networks import frames, untrained, with_scores
+from networks import audible, frames, untrained, with_scores
 
 from kd3d.compress.inherit.apply import apply_plan
 from kd3d.compress.inherit.dataflow import plan
@@ -77,7 +77,7 @@ def inherited(teacher: Model, spec: DetectorSpec, rule: str) -> Model:
     module = build(spec)
     made = plan(teacher.spec, spec, rule, teacher.module.state_dict())
     module.load_state_dict(apply_plan(made, module.state_dict(), teacher.module.state_dict()))
-    return Model(spec, with_scores(module.eval()))
+    return Model(spec, audible(with_scores(module.eval())))
 
 
 def as_shipped(student: Model, out: Path, tolerance: Tolerance, seed: int, told: dict[str, Any]) -> list[str]:
