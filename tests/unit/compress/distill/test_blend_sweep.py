@@ -1,0 +1,70 @@
+"""The sweep against gradient blending: which runs there are, what is chosen, and what counts as good."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import blend_sweep as module
+
+    yield module
+    sys.path.remove(str(ROOT / "benchmarks"))
+    for name in ("blend_sweep", "kd_gain", "study_width_depth_resolution", "near", "fitting", "worlds"):
+        sys.modules.pop(name, None)
+
+
+def finished(sweep, combination, *, best, blend, chosen, plain):
+    """Runs by name: the sweep is best at the place ``best``; the others as given for both seeds."""
+    found = {}
+    for run in sweep.runs(combination):
+        if run.given.startswith("sweep"):
+            place = int(run.given.rpartition("-")[2])
+            found[run.name] = {"mAP": 40.0 - abs(place - best), "step_s": 0.1}
+        else:
+            values = {"blend": blend, "chosen": chosen, "plain": plain}[run.given]
+            found[run.name] = {"mAP": values[sweep.JUDGED.index(run.seed)], "step_s": 0.14}
+    return found
+
+
+def test_fourteen_weights_half_a_decade_apart_around_the_default(sweep):
+    weights = [sweep.weight("logits", place) for place in range(len(sweep.FACTORS))]
+    assert len(weights) == 14 and weights[7] == 7.0
+    assert [weights[place + 2] / weights[place] for place in range(12)] == pytest.approx([10] * 12)
+
+
+def test_the_students_without_distillation_are_trained_once_per_axis(sweep):
+    names = [run.name for combination in sweep.COMBINATIONS for run in sweep.runs(combination)]
+    assert len(names) == 4 * 20
+    assert len(set(names)) == 4 * 18 + 2 * 2
+    assert names.index("width-logits-chosen-2") > names.index("width-logits-sweep-13-1")
+
+
+def test_the_chosen_weight_is_the_best_of_the_sweep(sweep, monkeypatch):
+    found = finished(sweep, "width-logits", best=4, blend=(1, 1), chosen=(1, 1), plain=(1, 1))
+    monkeypatch.setattr(sweep, "recorded", lambda: found)
+    taught = sweep.recipe(sweep.Run("width-logits", "chosen", 2))
+    assert taught.more == ({"signal": "logits", "weight": sweep.weight("logits", 4)},)
+    assert sweep.recipe(sweep.Run("width-logits", "plain", 2)) is None
+    blended = sweep.recipe(sweep.Run("width-logits", "blend", 2))
+    assert blended.blend is not None and (blended.logits, blended.boxes, blended.label_threshold) == (0, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("blend", "good"),
+    [((40.0, 41.0), True), ((38.0, 41.5), True), ((39.0, 40.4), False), ((38.0, 38.9), False), ((42.0, 43.0), True)],
+)
+def test_as_good_is_not_lower_by_more_than_two_standard_errors(sweep, monkeypatch, blend, good):
+    found = finished(sweep, "width-logits", best=4, blend=blend, chosen=(40.0, 41.0), plain=(35.0, 36.0))
+    monkeypatch.setattr(sweep, "recorded", lambda: found)
+    told = sweep.verdict("width-logits", found)
+    assert told["as_good"] is good
+    assert told["over_plain"]["mean"] == pytest.approx(sum(blend) / 2 - 35.5)
+    assert told["step_time_of_the_sweep"] == pytest.approx(0.1)
+    del found["width-plain-3"]
+    assert sweep.verdict("width-logits", found) is None
