@@ -74,6 +74,9 @@ def onnx(
     for gate in result.gates:
         if gate.state == "skipped":
             say(f"gate {gate.name} was skipped: {gate.reason}")
+        rules = gate.details.get("kept_fp32", {}).values()
+        if sensitive := sum(rule.startswith("sensitive") for rule in rules):
+            say(f"gate {gate.name}: {sensitive} layer(s) stay in fp32, because rounding them moved boxes")
     emit(result.to_json(), as_json=json_line)
 
 

@@ -1,4 +1,7 @@
-"""An exported fp32 file becomes fp16, and gate ``fp16`` shows that it may."""
+"""An exported fp32 file becomes fp16, and gate ``fp16`` shows that it may.
+
+Where rounding moves boxes, the layers that it hurts most stay in fp32.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from kd3d.errors import GateError, UsageError
 from kd3d.export.autocast import autocast
 from kd3d.export.emulate import emulated, half_tensors
 from kd3d.export.gates import Gate
-from kd3d.export.parity import Stages, compare
+from kd3d.export.half_layers import spared
+from kd3d.export.int8 import Remembered
+from kd3d.export.parity import ParityReport, Stages, compare
 from kd3d.export.parity_match import Tolerance
 from kd3d.export.precision import rewrite, with_initializers
 from kd3d.export.precision_plan import LIMIT, make_plan, tensor_types
@@ -42,7 +47,7 @@ def convert_file(
         by: the converter: ``kd3d``, or ``autocast`` for NVIDIA ModelOpt's.
 
     Raises:
-        GateError: a float16 value overflows, or rounding moves a box.
+        GateError: a float16 value overflows, or rounding moves a box whichever layers stay in fp32.
         GraphError: the graph cannot be converted.
         BackendError: ModelOpt is asked for and not installed.
     """
@@ -57,12 +62,18 @@ def convert_file(
     else:
         half, kept = rewrite(model, plan, types), plan.kept
     peak = check_overflow(half, feeds)
-    report = compare(
-        reference,
-        Pipeline(reference.spec, GraphRunner(emulated(half))),
-        frames if judged is None else judged,
-        tolerance=tolerance,
-    )
+    remembered, shown = Remembered(reference), frames if judged is None else judged
+
+    def judge(some: Any) -> ParityReport:
+        rounded = Pipeline(reference.spec, GraphRunner(emulated(some)))
+        return compare(remembered, rounded, shown, tolerance=tolerance)
+
+    report = judge(half)
+    if not report.passed and by == "kd3d":
+        rest: Any = {"feeds": feeds, "judge": judge, "spec": reference.spec, "tolerance": tolerance}
+        plan, report = spared(model, plan, types, **rest)
+        half, kept = rewrite(model, plan, types), plan.kept
+        peak = check_overflow(half, feeds)
     if not report.passed:
         raise GateError(
             f"gate fp16: rounding to float16 moves boxes on {report.frames} frame(s), {report.matched} of "

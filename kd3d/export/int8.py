@@ -109,7 +109,8 @@ def quantise_file(
             "gate int8: no layer of this graph can compute in 8 bits. Export with --precision fp16.", gate="int8"
         )
     bench = _Bench(model, reference, frames, settings)
-    errors = layer_errors(every, bench.feeds, bench.runs, spec=reference.spec, tolerance=tolerance)
+    shared: Any = {"exact": bench.runs(Int8Plan()), "spec": reference.spec, "tolerance": tolerance}
+    errors = layer_errors(every, bench.feeds, bench.runs, **shared)
     plan, report, good = fewest_left_out(every, errors, lambda some: bench.judge(some, tolerance))
     if not good:
         raise GateError(

@@ -1,18 +1,18 @@
-"""How far 8 bits move boxes, and which layers are left in higher precision for it.
+"""How far low precision moves boxes, and which layers are left in higher precision for it.
 
-Every layer is quantised alone and its error measured on the boxes that the network is surest of. The layers with the
+Every layer is lowered alone and its error measured on the boxes that the network is surest of. The layers with the
 largest errors are then taken out, as few as keep the boxes within tolerance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
-from kd3d.export.int8_plan import Int8Plan
 from kd3d.export.parity_match import Tolerance
 from kd3d.export.ranges import Arrays
 from kd3d.runtime.anchors import dense_anchor_boxes
@@ -22,19 +22,45 @@ from kd3d.spec.anchor import AnchorHeadSpec
 
 FRAMES = 3  # of the calibration frames, for each layer
 _SUREST = 200
+
+
+class Layered(Protocol):
+    """A plan whose layers, each with a ``name``, can be taken out."""
+
+    @property
+    def layers(self) -> Sequence[Any]:
+        """Those in low precision."""
+        ...
+
+    def without(self, sensitive: Mapping[str, str]) -> Self:
+        """The plan with some layers, by name, in higher precision: each with its rule."""
+        ...
+
+    def only(self, layer: Any) -> Self:
+        """The plan with one layer."""
+        ...
+
+
 Judged = TypeVar("Judged")
-Runs = Callable[[Int8Plan], Callable[[Arrays], Arrays]]
+Layers = TypeVar("Layers", bound=Layered)
 
 
 def layer_errors(
-    plan: Int8Plan, feeds: Sequence[Arrays], runs: Runs, *, spec: DetectorSpec, tolerance: Tolerance
+    plan: Layers,
+    feeds: Sequence[Arrays],
+    runs: Callable[[Layers], Callable[[Arrays], Arrays]],
+    *,
+    exact: Callable[[Arrays], Arrays],
+    spec: DetectorSpec,
+    tolerance: Tolerance,
 ) -> dict[str, float]:
-    """The error of each layer of ``plan`` when it alone is quantised.
+    """The error of each layer of ``plan`` when it alone is lowered.
 
     Args:
-        plan: all layers that may be quantised.
+        plan: all layers that may be lowered.
         feeds: network inputs; ``FRAMES`` of them are used, spread evenly.
         runs: makes a function from feeds to head maps of a plan.
+        exact: the same of no plan.
         spec: of the detector.
         tolerance: the unit of the errors.
 
@@ -42,7 +68,6 @@ def layer_errors(
         By layer, the root mean square over boxes of the largest difference of each, in tolerances.
     """
     some = [feeds[index] for index in np.unique(np.linspace(0, len(feeds) - 1, FRAMES).astype(int))]
-    exact = runs(Int8Plan())
     wanted = [exact(one) for one in some]
     found = {}
     for layer in plan.layers:
@@ -122,12 +147,12 @@ def _gaps(
 
 
 def fewest_left_out(
-    plan: Int8Plan, errors: Mapping[str, float], judge: Callable[[Int8Plan], tuple[bool, Judged]]
-) -> tuple[Int8Plan, Judged, bool]:
+    plan: Layers, errors: Mapping[str, float], judge: Callable[[Layers], tuple[bool, Judged]]
+) -> tuple[Layers, Judged, bool]:
     """Take out the most sensitive layers, as few as ``judge`` asks for.
 
     Args:
-        plan: all layers that may be quantised.
+        plan: all layers that may be lowered.
         errors: as ``layer_errors`` gives.
         judge: whether a plan is good enough, and what it found. A plan with less layers is taken for better.
 
@@ -136,7 +161,7 @@ def fewest_left_out(
     """
     order = sorted(errors, key=lambda name: -errors[name])
 
-    def at(count: int) -> Int8Plan:
+    def at(count: int) -> Layers:
         return plan.without({name: f"sensitive: {errors[name]:.2f} tolerances alone" for name in order[:count]})
 
     good, found = judge(at(0))
