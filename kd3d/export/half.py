@@ -14,8 +14,7 @@ from kd3d.export.autocast import autocast
 from kd3d.export.emulate import emulated, half_tensors
 from kd3d.export.gates import Gate
 from kd3d.export.half_layers import spared
-from kd3d.export.int8 import Remembered
-from kd3d.export.parity import ParityReport, Stages, compare
+from kd3d.export.parity import ParityReport, Remembered, Stages, compare
 from kd3d.export.parity_match import Tolerance
 from kd3d.export.precision import rewrite, with_initializers
 from kd3d.export.precision_plan import LIMIT, make_plan, tensor_types

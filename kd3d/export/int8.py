@@ -13,11 +13,11 @@ from kd3d.export.calibrate import METHODS, thresholds
 from kd3d.export.gates import Gate
 from kd3d.export.int8_plan import Int8Plan, make_int8_plan
 from kd3d.export.manifest import INT8_KEY
-from kd3d.export.parity import ParityReport, Stages, compare
+from kd3d.export.parity import ParityReport, Remembered, Stages, compare
 from kd3d.export.parity_match import Tolerance
 from kd3d.export.precision import with_initializers
 from kd3d.export.qdq import activation_levels, quantise
-from kd3d.export.ranges import Arrays, GraphRunner
+from kd3d.export.ranges import GraphRunner
 from kd3d.export.sensitivity import fewest_left_out, layer_errors
 from kd3d.optional import require
 from kd3d.runtime.frames import Frame
@@ -51,39 +51,6 @@ class Int8Settings:
     def cpu(self) -> bool:
         """Whether the graph is for ONNX Runtime on a CPU."""
         return self.device == "cpu"
-
-
-class Remembered:
-    """A pipeline that is asked about the same frames again and again; it computes each once.
-
-    Args:
-        stages: to ask.
-    """
-
-    def __init__(self, stages: Stages) -> None:
-        self._stages, self.spec = stages, stages.spec
-        self._frames: dict[int, tuple[Frame, Arrays]] = {}
-        self._maps: dict[int, tuple[Arrays, Arrays]] = {}
-
-    def pre(self, frame: Frame) -> Arrays:
-        """Network inputs of a frame."""
-        if id(frame) not in self._frames:
-            self._frames[id(frame)] = (frame, self._stages.pre(frame))
-        return self._frames[id(frame)][1]
-
-    def network(self, feeds: Arrays) -> Arrays:
-        """Head maps by name."""
-        if id(feeds) not in self._maps:
-            self._maps[id(feeds)] = (feeds, self._stages.network(feeds))
-        return self._maps[id(feeds)][1]
-
-    def decode(self, arrays: Arrays) -> Any:
-        """Candidates."""
-        return self._stages.decode(arrays)
-
-    def nms(self, candidates: Any) -> Any:
-        """Boxes."""
-        return self._stages.nms(candidates)
 
 
 def quantise_file(

@@ -26,7 +26,7 @@ from kd3d.export.int8 import Int8Settings, quantise_file
 from kd3d.export.limits import lint, versions
 from kd3d.export.manifest import EXPORT_FILE, ONNX_FILE, PIPELINE_FILE, SPEC_FILE, export_json, pipeline_json
 from kd3d.export.operators import check_operators
-from kd3d.export.parity import ParityReport, Stages, compare, compare_maps
+from kd3d.export.parity import ParityReport, Remembered, Stages, compare, compare_maps
 from kd3d.export.parity_match import FP16_TOLERANCE, INT8_TOLERANCE, Tolerance
 from kd3d.export.probes import probe_frames
 from kd3d.export.rtx import rtx_gate
@@ -119,15 +119,12 @@ def export_onnx(
         write_graph(model.module, spec, path, opset=opset, pillars=pillars, weights_sha256=weights_sha256)
         write_json(folder / SPEC_FILE, to_json(spec))
         write_json(folder / PIPELINE_FILE, pipeline_json(spec, pillars=pillars))
-        shipped = Model(spec, model.module)
-        lowered = lower(
-            path, shipped, frames, precision=precision, int8=int8, opset=opset, tolerance=tolerance, half_by=half_by
-        )
+        reference, probes = Remembered(TorchPipeline(Model(spec, model.module), padded=True)), probe_frames(spec)
+        shown: Any = {"probes": probes, "tolerance": tolerance}
+        lowered = lower(path, reference, frames, precision=precision, int8=int8, opset=opset, half_by=half_by, **shown)
         operators = check_graph(path)
         objections = check_targets(path, targets)
-        parity = check_parity(
-            shipped, folder, frames, pillars=pillars, tolerance=tolerance, generated=precision != "int8"
-        )
+        parity = check_parity(reference, folder, frames, pillars=pillars, generated=precision != "int8", **shown)
         portable = Gate("operators", details={"objections": objections})
         same = Gate("parity", details=parity.counts())
         gates = (Gate("checker"), portable, *lowered, same, _rtx(path, spec, int8))
@@ -161,9 +158,10 @@ def _rtx(path: Path, spec: DetectorSpec, int8: Int8Settings | None) -> Gate:
 
 def lower(
     path: Path,
-    model: Model,
+    reference: Stages,
     frames: Sequence[Frame],
     *,
+    probes: Sequence[Frame],
     precision: str,
     int8: Int8Settings | None,
     opset: int,
@@ -177,7 +175,7 @@ def lower(
     """
     if precision == "fp32":
         return []
-    reference, every = TorchPipeline(model, padded=True), [*frames, *probe_frames(model.spec)]
+    every = [*frames, *probes]
     if int8 is None:
         return [convert_file(path, reference, every, tolerance=tolerance, by=half_by)]
     int8 = replace(int8, half=not int8.cpu and opset >= HALF_SCALES)
@@ -228,23 +226,22 @@ def check_graph(path: Path) -> dict[str, int]:
 
 
 def check_parity(
-    model: Model,
+    reference: Stages,
     folder: Path,
     frames: Sequence[Frame],
     *,
+    probes: Sequence[Frame],
     pillars: int | None,
     tolerance: Tolerance,
     generated: bool = True,
 ) -> ParityReport:
-    """Gate ``parity``: ONNX Runtime on the CPU against torch over ``frames`` and, if wanted, ``generated`` frames.
+    """Gate ``parity``: ONNX Runtime on the CPU against torch over ``frames`` and, if ``generated``, over ``probes``.
 
-    Generated frames that are not compared must still run, and give finite maps.
+    Probes that are not compared must still run, and give finite maps.
 
     Raises:
         GateError: a box or a map differs; says which is worst.
     """
-    reference = TorchPipeline(model, padded=True)
-    probes = probe_frames(model.spec)
     with load_pipeline(folder) as candidate:
         report = compare(reference, candidate, [*frames, *(probes if generated else ())], tolerance=tolerance)
         failures = list(report.failures)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kd3d.export.parity_match import Tolerance, in_maps, match
+from kd3d.export.parity_match import DenseBoxes, Tolerance, match
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.runtime.frames import Frame
 from kd3d.runtime.heads import heads_from_arrays, onnx_names
@@ -112,6 +112,39 @@ class _Tally:
         )
 
 
+class Remembered:
+    """A pipeline that is asked about the same frames again and again; it computes each once.
+
+    Args:
+        stages: to ask.
+    """
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages, self.spec = stages, stages.spec
+        self._frames: dict[int, tuple[Frame, Arrays]] = {}
+        self._maps: dict[int, tuple[Arrays, Arrays]] = {}
+
+    def pre(self, frame: Frame) -> Arrays:
+        """Network inputs of a frame."""
+        if id(frame) not in self._frames:
+            self._frames[id(frame)] = (frame, self._stages.pre(frame))
+        return self._frames[id(frame)][1]
+
+    def network(self, feeds: Arrays) -> Arrays:
+        """Head maps by name."""
+        if id(feeds) not in self._maps:
+            self._maps[id(feeds)] = (feeds, self._stages.network(feeds))
+        return self._maps[id(feeds)][1]
+
+    def decode(self, arrays: Arrays) -> Any:
+        """Candidates."""
+        return self._stages.decode(arrays)
+
+    def nms(self, candidates: Any) -> Any:
+        """Boxes."""
+        return self._stages.nms(candidates)
+
+
 def compare(
     reference: Stages,
     candidate: Stages,
@@ -177,11 +210,11 @@ def _one_way(mine: _Side, other: _Side, *, tolerance: Tolerance, where: str, tal
     tally.matched += result.counted - len(result.unmatched)
     tally.raise_worst(result.worst)
     ties, strict = 0, replace(tolerance, rot=0.0)
-    heads = heads_from_arrays(other.maps, other.spec) if len(result.unmatched) else ()
+    dense = DenseBoxes(heads_from_arrays(other.maps, other.spec), other.spec) if len(result.unmatched) else None
     for index in map(int, result.unmatched):
-        if in_maps(mine.boxes, index, heads, other.spec, tolerance):
+        if dense is not None and dense.holds(mine.boxes, index, tolerance):
             ties += 1
-            tally.short_headings += not in_maps(mine.boxes, index, heads, other.spec, strict)
+            tally.short_headings += not dense.holds(mine.boxes, index, strict)
         else:
             box = _describe(mine.boxes, index, mine.spec)
             tally.lost.append(f"{where}: {mine.name} has {box} without a partner; {result.nearest(index)}")

@@ -105,25 +105,47 @@ def match(boxes: Boxes3D, others: Boxes3D, tolerance: Tolerance) -> Match:
     return Match(len(rows), rows[~good], worst, gaps)
 
 
-def in_maps(boxes: Boxes3D, index: int, heads: Sequence[Any], spec: DetectorSpec, tolerance: Tolerance) -> bool:
-    """Whether box ``index``, decoded from some cell of ``heads`` (``[C, H, W]``), is there within tolerance."""
-    label, first = int(boxes.label[index]), 0
-    if isinstance(heads[0], AnchorMaps):
-        array, score = dense_anchor_boxes(heads[0], label, spec)
-        parts = _differences(boxes.select(np.array([index])), array, score)
+class DenseBoxes:
+    """The boxes that every cell, or anchor, of a network's maps would give; decoded once per class.
+
+    Args:
+        heads: maps ``[C, H, W]`` of each task.
+        spec: of the detector.
+    """
+
+    def __init__(self, heads: Sequence[Any], spec: DetectorSpec) -> None:
+        self._heads, self._spec = heads, spec
+        self._known: dict[int, tuple[Array, Array, Array | None]] = {}
+
+    def holds(self, boxes: Boxes3D, index: int, tolerance: Tolerance) -> bool:
+        """Whether box ``index`` of ``boxes`` is among them within tolerance."""
+        array, score, length = self._of(int(boxes.label[index]))
+        center = boxes.array[index, :3].astype(np.float64)
+        near = np.flatnonzero(np.abs(array[:, 0] - center[0]) <= tolerance.center_m)  # a comparison of all is slow
+        near = near[np.abs(array[near, 1] - center[1]) <= tolerance.center_m]
+        parts = _differences(boxes.select(np.array([index])), array[near], score[near])
         limits: dict[str, Any] = _limits(tolerance)
+        if length is not None:
+            limits["yaw_rad"] = np.maximum(tolerance.yaw_rad, tolerance.rot / np.maximum(length[near], 1e-6))
         return bool((np.max([parts[name] / limits[name] for name in limits], axis=0) <= 1).any())
-    for task, names in zip(heads, spec.head.tasks, strict=True):
-        if label < first + len(names):
-            array, score = dense_boxes(task, label - first, spec)
-            parts = _differences(boxes.select(np.array([index])), array, score)
-            length = np.hypot(*np.asarray(task.rot, np.float64)).reshape(-1)
-            yaw = np.maximum(tolerance.yaw_rad, tolerance.rot / np.maximum(length, 1e-6))
-            limits = {**_limits(tolerance), "yaw_rad": yaw}
-            near = np.max([parts[name] / limits[name] for name in limits], axis=0)
-            return bool((near <= 1).any())
-        first += len(names)
-    return False
+
+    def _of(self, label: int) -> tuple[Array, Array, Array | None]:
+        """Boxes ``[M, 9]`` of a class, their scores, and of centre heads the lengths of their (sin, cos)."""
+        if label not in self._known:
+            self._known[label] = self._decoded(label)
+        return self._known[label]
+
+    def _decoded(self, label: int) -> tuple[Array, Array, Array | None]:
+        if isinstance(self._heads[0], AnchorMaps):
+            array, score = dense_anchor_boxes(self._heads[0], label, self._spec)
+            return np.asarray(array, np.float64), np.asarray(score, np.float64), None
+        first = 0
+        for task, names in zip(self._heads, self._spec.head.tasks, strict=True):
+            if label < first + len(names):
+                length = np.hypot(*np.asarray(task.rot, np.float64)).reshape(-1)
+                return *dense_boxes(task, label - first, self._spec), length
+            first += len(names)
+        return np.zeros((0, 9)), np.zeros(0), None
 
 
 def dense_boxes(maps: TaskMaps, channel: int, spec: DetectorSpec) -> tuple[Array, Array]:

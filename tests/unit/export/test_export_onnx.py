@@ -117,7 +117,14 @@ def test_a_graph_of_other_weights_fails_the_parity_gate(exported):
     other = trained_like(TINY)
     other.module.head.tasks[0]["rot"].out.bias.data += torch.tensor([0.05, 0.0])
     with pytest.raises(GateError, match=r"gate parity: .* task0_rot differs by .* reference .*, candidate") as caught:
-        check_parity(other, exported[0], (), pillars=None, tolerance=Tolerance())
+        check_parity(
+            TorchPipeline(other, padded=True),
+            exported[0],
+            (),
+            probes=probe_frames(TINY),
+            pillars=None,
+            tolerance=Tolerance(),
+        )
     assert caught.value.gate == "parity"
 
 
