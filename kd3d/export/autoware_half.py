@@ -85,7 +85,7 @@ def _part(path: Path, feeds: Sequence[Arrays]) -> _Part:
     onnx: Any = require("onnx", extra="onnx")
     model = with_initializers(onnx.load(path))
     types = tensor_types(model)
-    ranges = measure(model, computed_floats(model, types), feeds)
+    ranges = measure(model, computed_floats(model, types), feeds, bounds=True)
     plan = _canvas_in_float16(model, make_plan(model, types, ranges), ranges)
     return _Part(model, plan, types, check_overflow(rewrite(model, plan, types), feeds))
 

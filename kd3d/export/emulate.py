@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from kd3d.export.precision_plan import inferred_types
+from kd3d.export.ranges import passed_on
 from kd3d.optional import require
 
 
@@ -38,6 +39,9 @@ def emulated(model: Any) -> Any:
         twin = result.graph.node.add()
         twin.CopyFrom(node)
         _retype(twin)
+        others = passed_on(node)
+        if others and all(types.get(name) == half for name in others):
+            continue  # of rounded values it makes no others
         made = [(place, name) for place, name in enumerate(node.output) if types.get(name) == half]
         for place, name in made:
             twin.output[place] = f"{name}.exact"

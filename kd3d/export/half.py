@@ -55,7 +55,7 @@ def convert_file(
     types = tensor_types(model)
     pre = Pipeline(reference.spec, GraphRunner(model)).pre
     feeds = [pre(frame) for frame in frames]
-    plan = make_plan(model, types, measure(model, computed_floats(model, types), feeds))
+    plan = make_plan(model, types, measure(model, computed_floats(model, types), feeds, bounds=True))
     if by == "autocast":
         half, kept = autocast(model, plan, feeds)
     else:
@@ -118,7 +118,7 @@ def check_overflow(half: Any, feeds: Sequence[Arrays]) -> float:
     names = half_tensors(half)
     if not names:
         raise GateError("gate fp16: no node of this graph can compute in float16.", gate="fp16")
-    peaks = measure(emulated(half), names, feeds)
+    peaks = measure(emulated(half), names, feeds, bounds=True)
     beyond = [name for name in names if not peaks[name] <= LIMIT]
     if beyond:  # the first of them is where it begins
         raise GateError(

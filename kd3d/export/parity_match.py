@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd3d.geometry.boxes import Boxes3D
-from kd3d.runtime.anchors import dense_anchor_boxes
+from kd3d.runtime.anchors import dense_anchor_boxes, direction_margins
 from kd3d.runtime.heads import AnchorMaps, TaskMaps
-from kd3d.spec import DetectorSpec
+from kd3d.spec import AnchorHeadSpec, DetectorSpec
 
 Array = NDArray[np.float64]
 
@@ -31,7 +31,8 @@ class Tolerance:
         map: raw maps, relative to the map's largest value where that exceeds 1.
         floor: boxes with a lower score are not asked about.
         rot: of the (sin, cos) vector in raw maps: a heading from a short vector may differ by ``rot / length`` rad
-            where that is more than ``yaw_rad``. Reports count the boxes that need it.
+            where that is more than ``yaw_rad``; of an anchor head, how close the scores of two heading bins may be
+            for either to win. Reports count the boxes that need it.
         share: of the boxes that must have a partner.
     """
 
@@ -115,37 +116,46 @@ class DenseBoxes:
 
     def __init__(self, heads: Sequence[Any], spec: DetectorSpec) -> None:
         self._heads, self._spec = heads, spec
-        self._known: dict[int, tuple[Array, Array, Array | None]] = {}
+        self._known: dict[int, tuple[Array, Array, Array]] = {}
 
     def holds(self, boxes: Boxes3D, index: int, tolerance: Tolerance) -> bool:
         """Whether box ``index`` of ``boxes`` is among them within tolerance."""
-        array, score, length = self._of(int(boxes.label[index]))
+        array, score, sure = self._of(int(boxes.label[index]))
         center = boxes.array[index, :3].astype(np.float64)
         near = np.flatnonzero(np.abs(array[:, 0] - center[0]) <= tolerance.center_m)  # a comparison of all is slow
         near = near[np.abs(array[near, 1] - center[1]) <= tolerance.center_m]
         parts = _differences(boxes.select(np.array([index])), array[near], score[near])
         limits: dict[str, Any] = _limits(tolerance)
-        if length is not None:
-            limits["yaw_rad"] = np.maximum(tolerance.yaw_rad, tolerance.rot / np.maximum(length[near], 1e-6))
+        head = self._spec.head
+        if isinstance(head, AnchorHeadSpec):
+            period, turn = 2 * math.pi / head.direction_bins, parts["yaw_rad"]
+            other_bin = np.abs((turn + period / 2) % period - period / 2)
+            parts["yaw_rad"] = np.where(sure[near] <= tolerance.rot, other_bin, turn)
+        else:
+            limits["yaw_rad"] = np.maximum(tolerance.yaw_rad, tolerance.rot / np.maximum(sure[near], 1e-6))
         return bool((np.max([parts[name] / limits[name] for name in limits], axis=0) <= 1).any())
 
-    def _of(self, label: int) -> tuple[Array, Array, Array | None]:
-        """Boxes ``[M, 9]`` of a class, their scores, and of centre heads the lengths of their (sin, cos)."""
+    def _of(self, label: int) -> tuple[Array, Array, Array]:
+        """Boxes ``[M, 9]`` of a class, their scores, and how sure the heading is.
+
+        That is the length of (sin, cos), or by how much the score of the best heading bin exceeds the next.
+        """
         if label not in self._known:
             self._known[label] = self._decoded(label)
         return self._known[label]
 
-    def _decoded(self, label: int) -> tuple[Array, Array, Array | None]:
+    def _decoded(self, label: int) -> tuple[Array, Array, Array]:
         if isinstance(self._heads[0], AnchorMaps):
             array, score = dense_anchor_boxes(self._heads[0], label, self._spec)
-            return np.asarray(array, np.float64), np.asarray(score, np.float64), None
+            sure = direction_margins(self._heads[0], self._spec)
+            return np.asarray(array, np.float64), np.asarray(score, np.float64), sure
         first = 0
         for task, names in zip(self._heads, self._spec.head.tasks, strict=True):
             if label < first + len(names):
                 length = np.hypot(*np.asarray(task.rot, np.float64)).reshape(-1)
                 return *dense_boxes(task, label - first, self._spec), length
             first += len(names)
-        return np.zeros((0, 9)), np.zeros(0), None
+        return np.zeros((0, 9)), np.zeros(0), np.zeros(0)
 
 
 def dense_boxes(maps: TaskMaps, channel: int, spec: DetectorSpec) -> tuple[Array, Array]:

@@ -15,6 +15,20 @@ from kd3d.runtime.tensors import TensorInfo, onnx_tensor
 
 Arrays = Mapping[str, NDArray[Any]]
 _PEAK, _SUM = ".peak", ".sum"
+# Operators that put out nothing but values of these inputs (and zeros), and so neither raise nor round them.
+_FIRST = """
+    Expand Flatten Gather GatherElements GatherND Identity MaxPool ReduceMax ReduceMin Relu Reshape Slice Squeeze
+    Transpose Unsqueeze
+    """.split()  # noqa: SIM905 - as in operators.py
+_PASSES = {**dict.fromkeys(_FIRST, (0,)), "ScatterND": (0, 2), "Max": None, "Min": None, "Concat": None}
+
+
+def passed_on(node: Any) -> tuple[str, ...]:
+    """The inputs of which alone the values of a node's output are; empty where it computes new ones."""
+    if node.op_type not in _PASSES or any(attribute.name == "reduction" for attribute in node.attribute):
+        return ()
+    places = _PASSES[node.op_type]
+    return tuple(node.input) if places is None else tuple(node.input[place] for place in places)
 
 
 class GraphRunner:
@@ -74,16 +88,25 @@ class GraphRunner:
         return dict(zip(names, self._session.run(names, needed), strict=True))
 
 
-def measure(model: Any, names: Sequence[str], feeds: Iterable[Arrays]) -> dict[str, float]:
+def measure(model: Any, names: Sequence[str], feeds: Iterable[Arrays], *, bounds: bool = False) -> dict[str, float]:
     """The largest magnitude that each of ``names`` (fp32 tensors) reaches over ``feeds``; infinite where not finite.
 
     The magnitudes are taken inside the graph, so that maps are not kept. ONNX Runtime's maximum passes over what is
     not a number; the sum does not.
+
+    Args:
+        model: ``onnx.ModelProto``.
+        names: of the tensors.
+        feeds: inputs of the graph.
+        bounds: a tensor that only passes on values of others gets the largest of these, unmeasured: an upper bound. It
+            spares a copy of what a sparse convolution gathers, which is 27 times its input.
     """
     onnx: Any = require("onnx", extra="onnx")
+    sources = _sources(model, names) if bounds else {}
+    looked_at = [name for name in names if name not in sources]
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    for name in names:
+    for name in looked_at:
         watched.graph.node.add().CopyFrom(onnx.helper.make_node("Abs", [name], [f"{name}.abs"]))
         for kind, end in (("ReduceMax", _PEAK), ("ReduceSum", _SUM)):
             watched.graph.node.add().CopyFrom(
@@ -92,13 +115,25 @@ def measure(model: Any, names: Sequence[str], feeds: Iterable[Arrays]) -> dict[s
             value = onnx.helper.make_tensor_value_info(f"{name}{end}", onnx.TensorProto.FLOAT, [])
             watched.graph.output.append(value)
     runner = GraphRunner(watched)
-    peaks = dict.fromkeys(names, 0.0)
+    peaks = dict.fromkeys(looked_at, 0.0)
     for one in feeds:
         outputs = runner.infer(one)
-        for name in names:
+        for name in looked_at:
             peak, total = (float(outputs[f"{name}{end}"]) for end in (_PEAK, _SUM))
             peaks[name] = max(peaks[name], peak) if np.isfinite(total) else float("inf")
-    return peaks
+    for name, others in sources.items():  # in the order of the graph: sources before what they are passed on to
+        peaks[name] = max(peaks[other] for other in others)
+    return {name: peaks[name] for name in names}
+
+
+def _sources(model: Any, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Of those of ``names`` whose values are passed on from others of them: which."""
+    known, found = set(names), dict[str, tuple[str, ...]]()
+    for node in model.graph.node:
+        others = passed_on(node)
+        if others and node.output[0] in known and known.issuperset(others):
+            found[node.output[0]] = others
+    return found
 
 
 def computed_floats(model: Any, types: Mapping[str, int]) -> list[str]:

@@ -91,6 +91,12 @@ def dense_anchor_boxes(maps: AnchorMaps, label: int, spec: DetectorSpec) -> tupl
     return _boxes_at(maps, np.arange(len(logits)), spec), _sigmoid(logits[:, label])
 
 
+def direction_margins(maps: AnchorMaps, spec: DetectorSpec) -> Floats:
+    """By how much the score of every anchor's best heading bin exceeds the next, ``[A H W]``; infinite with one bin."""
+    scores = np.sort(_by_anchor(maps.dir, spec.anchor_head.direction_bins), axis=1)
+    return scores[:, -1] - scores[:, -2] if scores.shape[1] > 1 else np.full(len(scores), np.inf, np.float32)
+
+
 def _by_anchor(tensor: Floats, codes: int) -> Floats:
     """``[A * codes, H, W]`` to ``[H * W * A, codes]``: the order in which the frameworks flatten."""
     channels, height, width = tensor.shape

@@ -9,11 +9,13 @@ import pytest
 
 from kd3d.detectors.presets import preset
 from kd3d.export.parity import compare
-from kd3d.export.parity_match import FP16_TOLERANCE, INT8_TOLERANCE, Tolerance, match
+from kd3d.export.parity_match import FP16_TOLERANCE, INT8_TOLERANCE, DenseBoxes, Tolerance, match
 from kd3d.export.probes import probe_frames
 from kd3d.geometry.boxes import Boxes3D
+from kd3d.runtime.anchors import dense_anchor_boxes
 from kd3d.runtime.decode import candidates, suppress
-from kd3d.runtime.heads import heads_from_arrays
+from kd3d.runtime.heads import AnchorMaps, heads_from_arrays
+from tests.support.tiny_anchor import anchor_spec
 
 SPEC = preset("world-centerpoint-pillar-tiny")
 FRAMES = probe_frames(SPEC)[:2]
@@ -159,3 +161,48 @@ def test_angles_are_compared_modulo_a_turn_and_classes_never_mixed():
     other = match(one, Boxes3D(row, np.array([2]), np.array([0.5])), Tolerance())
     assert len(other.unmatched) == 1
     assert other.nearest(0) == "the other side has no box of that class"
+
+
+@pytest.fixture(scope="module")
+def anchored():
+    """Maps of a small PointPillars, and the boxes of one class from every anchor."""
+    spec = anchor_spec()
+    rng = np.random.default_rng(4)
+    ny, nx = spec.output_grid.ny, spec.output_grid.nx
+    maps = AnchorMaps(*(rng.normal(0, 0.3, (channels, ny, nx)).astype(np.float32) for _, channels in spec.head.maps))
+    return spec, maps
+
+
+def box_of(spec, maps, anchor, label=1):
+    array, score = dense_anchor_boxes(maps, label, spec)
+    return Boxes3D(array[anchor : anchor + 1].astype(np.float32), np.array([label]), score[anchor : anchor + 1])
+
+
+def with_margin(maps, spec, anchor, margin):
+    """The same maps with two heading bins of one anchor that differ by ``margin``; the first wins."""
+    headings = maps.dir.copy()
+    place, which = divmod(anchor, len(spec.head.anchors) * len(spec.head.rotations_rad))
+    row, column = divmod(place, spec.output_grid.nx)
+    headings[2 * which : 2 * which + 2, row, column] = 1.0 + margin, 1.0
+    return maps._replace(dir=headings)
+
+
+@pytest.mark.parametrize(("margin", "rot", "held"), [(0.001, 0.005, True), (0.02, 0.005, False), (0.001, 0.0, False)])
+def test_an_anchor_whose_heading_bins_tie_may_turn_round(anchored, margin, rot, held):
+    spec, maps = anchored
+    anchor = 4321
+    turned = box_of(spec, with_margin(maps, spec, anchor, -margin), anchor)
+    dense = DenseBoxes([with_margin(maps, spec, anchor, margin)], spec)
+    assert dense.holds(turned, 0, replace(Tolerance(), rot=rot)) is held
+
+
+def test_a_box_is_found_at_its_place_and_nowhere_else(anchored):
+    spec, maps = anchored
+    dense = DenseBoxes([maps], spec)
+    box = box_of(spec, maps, 77)
+    assert dense.holds(box, 0, Tolerance())
+    for change in ((0, 0.02), (1, -0.02), (2, 0.02), (3, 0.02), (6, 0.01)):
+        moved = box.array.copy()
+        moved[0, change[0]] += change[1]
+        assert not dense.holds(Boxes3D(moved, box.label, box.score), 0, Tolerance())
+    assert not dense.holds(Boxes3D(box.array, np.array([2]), box.score), 0, Tolerance())

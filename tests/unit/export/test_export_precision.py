@@ -1,5 +1,7 @@
 """The float16 converter: every known trap, on small graphs made by hand."""
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +12,7 @@ from kd3d.export.emulate import emulated
 from kd3d.export.half import check_overflow
 from kd3d.export.precision import rewrite, to_fp16, with_initializers
 from kd3d.export.precision_plan import Plan, tensor_types
-from kd3d.export.ranges import GraphRunner, computed_floats, measure
+from kd3d.export.ranges import GraphRunner, computed_floats, measure, passed_on
 
 HALF, SINGLE, INT64 = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT64
 
@@ -372,3 +374,59 @@ def test_half_precision_graphs_and_subgraphs_are_refused():
     )
     with pytest.raises(GraphError, match="If at y has a subgraph, which cannot be converted to fp16"):
         to_fp16(fp32, {})
+
+
+def passing(kind, inputs, **attributes):
+    """A product of the input, and an operator that only passes values on."""
+    return model(
+        [node("Mul", ["x", "w"], ["a"]), node(kind, inputs, ["y"], **attributes)],
+        inputs=[("x", SINGLE, [3, 4])],
+        outputs=[("y", SINGLE, None)],
+        constants=[
+            ("w", np.float32(0.1)),
+            ("rows", np.array([2, 0], np.int64)),
+            ("shape", np.array([4, 3], np.int64)),
+            ("places", np.array([[1]], np.int64)),
+            ("axis", np.array([1], np.int64)),
+            ("update", np.full((1, 4), 7, np.float32)),
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "attributes"),
+    [
+        ("Gather", ["a", "rows"], {}),
+        ("Reshape", ["a", "shape"], {}),
+        ("Relu", ["a"], {}),
+        ("Transpose", ["a"], {}),
+        ("ReduceMax", ["a", "axis"], {}),
+        ("Concat", ["a", "a"], {"axis": 0}),
+        ("Max", ["a", "a"], {}),
+        ("ScatterND", ["a", "places", "update"], {}),
+    ],
+)
+def test_what_only_passes_values_on_is_not_measured_but_bounded_by_what_it_reads(kind, inputs, attributes):
+    source = passing(kind, inputs, **attributes)
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32) * 100
+    exact = measure(source, ["a", "y"], [{"x": x}])
+    bound = measure(source, ["a", "y"], [{"x": x}], bounds=True)
+    assert bound["a"] == exact["a"]
+    assert bound["y"] == (exact["y"] if "update" in inputs else exact["a"]) >= exact["y"]  # a constant has no bound
+
+
+def test_an_operator_that_reduces_what_it_scatters_makes_new_values():
+    assert passed_on(onnx.helper.make_node("ScatterND", ["a", "i", "u"], ["y"], reduction="add")) == ()
+    assert passed_on(onnx.helper.make_node("ScatterND", ["a", "i", "u"], ["y"])) == ("a", "u")
+    assert passed_on(onnx.helper.make_node("Conv", ["a", "w"], ["y"])) == ()
+
+
+def test_the_emulation_rounds_once_where_values_are_only_passed_on():
+    source = passing("Gather", ["a", "rows"])
+    half = rewrite(source, Plan(low={0, 1}), tensor_types(source))
+    casts = Counter(one.op_type for one in emulated(half).graph.node)["Cast"]
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    got = GraphRunner(emulated(half)).infer({"x": x})["y"]
+    product = (x.astype(np.float16).astype(np.float32) * np.float32(np.float16(0.1))).astype(np.float16)
+    np.testing.assert_array_equal(got, product[[2, 0]].astype(np.float32))
+    assert casts < 2 * 3 + 2  # of the input, the product and the output; none of what was gathered
