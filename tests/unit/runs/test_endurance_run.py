@@ -149,3 +149,27 @@ assert set(found["codes"]) == {{"0", "1", "7"}}, found["codes"]
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        "tests/a/test_one.py: 3\ntests/test_two.py: 1\n",
+        "tests/a/test_one.py::x\ntests/a/test_one.py::y\ntests/test_two.py::z\n",
+    ],
+)
+def test_the_slow_part_is_one_item_per_file_however_quiet_pytest_is(scripts, tmp_path, monkeypatch, listing):
+    import parts
+
+    told = subprocess.CompletedProcess([], 0, stdout=listing + "\n4/5000 tests collected\n", stderr="")
+    monkeypatch.setattr(parts.subprocess, "run", lambda *given, **named: told)
+    assert [item.name for item in parts.slow(tmp_path, 5)] == ["tests/a/test_one.py", "tests/test_two.py"]
+
+
+def test_a_slow_part_without_tests_is_an_error(scripts, tmp_path, monkeypatch):
+    import parts
+
+    told = subprocess.CompletedProcess([], 4, stdout="", stderr="no such option")
+    monkeypatch.setattr(parts.subprocess, "run", lambda *given, **named: told)
+    with pytest.raises(SystemExit, match="pytest lists no slow tests: no such option"):
+        list(parts.slow(tmp_path, 5))
