@@ -43,7 +43,7 @@ class Tolerance:
     velocity_m_s: float = 0.01
     map: float = 1e-3
     floor: float = 0.1
-    rot: float = 0.0
+    rot: float = 2e-5
     share: float = 1.0
 
 

@@ -206,3 +206,14 @@ def test_a_box_is_found_at_its_place_and_nowhere_else(anchored):
         moved[0, change[0]] += change[1]
         assert not dense.holds(Boxes3D(moved, box.label, box.score), 0, Tolerance())
     assert not dense.holds(Boxes3D(box.array, np.array([2]), box.score), 0, Tolerance())
+
+
+@pytest.mark.parametrize(("length", "turn", "passed"), [(1e-4, 0.1, True), (1e-4, 0.3, False), (0.1, 0.01, False)])
+def test_in_fp32_only_a_heading_from_next_to_nothing_may_turn(length, turn, passed):
+    wanted, got = maps(), maps()
+    for arrays, angle in ((wanted, 0.0), (got, turn)):
+        arrays["task0_rot"][:, 0] = length * math.sin(angle)
+        arrays["task0_rot"][:, 1] = length * math.cos(angle)
+    report = compare(Fixed(wanted), Fixed(got), FRAMES[:1], tolerance=replace(Tolerance(), map=1.0))
+    assert report.passed is passed
+    assert report.short_headings == (report.boxes if passed else 0)
