@@ -17,6 +17,9 @@ from kd3d.spec import AnchorHeadSpec, DetectorSpec
 
 Array = NDArray[np.float64]
 
+# Sizes are exponentials: of a box of 26 km, which a network can give to random points, the last bit of a float is 2 mm.
+_LONGEST_M = 30.0
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -24,7 +27,7 @@ class Tolerance:
 
     Args:
         center_m: per coordinate of the centre.
-        size_m: per side.
+        size_m: per side; of a side longer than 30 m, which no road user has, in proportion to it.
         yaw_rad: modulo a full turn.
         score: absolute.
         velocity_m_s: per coordinate.
@@ -76,18 +79,22 @@ class Match:
         unmatched: ``[K]`` positions of those without a partner.
         worst: largest difference of each kind over matched boxes.
         gaps: ``[N, M]`` largest difference of each pair in units of its tolerance; infinite between classes.
+        kinds: ``[N, M]`` which difference that is, by its place among the tolerances of boxes.
     """
 
     counted: int
     unmatched: NDArray[np.int64]
     worst: dict[str, float]
     gaps: Array
+    kinds: NDArray[np.int64]
 
     def nearest(self, index: int) -> str:
         """How far the closest box of the other side is."""
         if self.gaps.shape[1] == 0 or not np.isfinite(self.gaps[index]).any():
             return "the other side has no box of that class"
-        return f"the closest is {float(self.gaps[index].min()):.3g} times the tolerance away"
+        other = int(self.gaps[index].argmin())
+        kind = list(_limits(Tolerance()))[self.kinds[index, other]]
+        return f"the closest is {float(self.gaps[index, other]):.3g} times the tolerance of {kind} away"
 
 
 def match(boxes: Boxes3D, others: Boxes3D, tolerance: Tolerance) -> Match:
@@ -95,15 +102,16 @@ def match(boxes: Boxes3D, others: Boxes3D, tolerance: Tolerance) -> Match:
     rows = np.flatnonzero(_scores(boxes) >= tolerance.floor)
     parts = _differences(boxes, others.array.astype(np.float64), _scores(others))
     limits = _limits(tolerance)
-    gaps = np.max([parts[name] / limits[name] for name in limits], axis=0)
-    gaps = np.where(boxes.label[:, None] == others.label[None], gaps, np.inf)
+    each = np.stack([parts[name] / limits[name] for name in limits])
+    kinds = each.argmax(0)
+    gaps = np.where(boxes.label[:, None] == others.label[None], each.max(0), np.inf)
     if not len(others) or not len(rows):
-        return Match(len(rows), rows, {}, gaps)
+        return Match(len(rows), rows, {}, gaps, kinds)
     best = gaps[rows].argmin(1)
     good = gaps[rows, best] <= 1
     kept, partner = rows[good], best[good]
     worst = {name: float(part[kept, partner].max(initial=0.0)) for name, part in parts.items()}
-    return Match(len(rows), rows[~good], worst, gaps)
+    return Match(len(rows), rows[~good], worst, gaps, kinds)
 
 
 class DenseBoxes:
@@ -206,7 +214,7 @@ def _differences(boxes: Boxes3D, others: Array, other_scores: Array) -> dict[str
     speed = np.where(np.isnan(one[..., 7:]) & np.isnan(two[..., 7:]), 0.0, gap[..., 7:])
     return {
         "center_m": gap[..., :3].max(-1),
-        "size_m": gap[..., 3:6].max(-1),
+        "size_m": (gap[..., 3:6] / np.maximum(1.0, one[..., 3:6] / _LONGEST_M)).max(-1),
         "yaw_rad": turn,
         "score": np.abs(_scores(boxes)[:, None] - other_scores[None]),
         "velocity_m_s": np.nan_to_num(speed, nan=np.inf).max(-1),

@@ -69,21 +69,22 @@ def test_equal_pipelines_pass_with_every_box_matched():
 
 
 @pytest.mark.parametrize(
-    ("name", "at", "by"),
+    ("name", "at", "by", "kind"),
     [
-        ("center", (0, 0, 10, 10), 0.011 / 1.6),
-        ("center_z", (0, 0, 30, 40), -0.011),
-        ("dim", (0, 1, 10, 10), math.log(1.011)),
-        ("rot", (0, 0, 50, 20), math.tan(math.radians(0.11))),
-        ("hm", (0, 0, 10, 10), 0.006),
-        ("vel", (0, 1, 10, 10), 0.011),
+        ("center", (0, 0, 10, 10), 0.011 / 1.6, "center_m"),
+        ("center_z", (0, 0, 30, 40), -0.011, "center_m"),
+        ("dim", (0, 1, 10, 10), math.log(1.011), "size_m"),
+        ("rot", (0, 0, 50, 20), math.tan(math.radians(0.11)), "yaw_rad"),
+        ("hm", (0, 0, 10, 10), 0.006, "score"),
+        ("vel", (0, 1, 10, 10), 0.011, "velocity_m_s"),
     ],
 )
-def test_each_quantity_has_its_tolerance(name, at, by):
+def test_each_quantity_has_its_tolerance(name, at, by, kind):
     lax = Tolerance(map=1.0)
     report = compare(Fixed(maps()), changed(name, at, by), FRAMES[:1], tolerance=lax)
     assert not report.passed
     assert "without a partner; the closest is 1." in report.failures[0]
+    assert report.failures[0].endswith(f"times the tolerance of {kind} away")
     assert report.matched == report.boxes - 2
     assert compare(Fixed(maps()), changed(name, at, by * 0.8), FRAMES[:1], tolerance=lax).passed
 
@@ -217,3 +218,14 @@ def test_in_fp32_only_a_heading_from_next_to_nothing_may_turn(length, turn, pass
     report = compare(Fixed(wanted), Fixed(got), FRAMES[:1], tolerance=replace(Tolerance(), map=1.0))
     assert report.passed is passed
     assert report.short_headings == (report.boxes if passed else 0)
+
+
+@pytest.mark.parametrize(
+    ("length_m", "by_m", "passed"), [(29, 0.012, False), (2.6e4, 0.026, True), (2.6e4, 26.0, False)]
+)
+def test_the_length_of_an_absurd_box_may_differ_in_proportion(length_m, by_m, passed):
+    wanted, got = maps(), maps()
+    for arrays, length in ((wanted, length_m), (got, length_m + by_m)):
+        arrays["task0_dim"][:, 0] = math.log(length)
+    report = compare(Fixed(wanted), Fixed(got), FRAMES[:1], tolerance=Tolerance(map=1.0))
+    assert report.passed is passed
