@@ -67,6 +67,7 @@ def compress(
     mask: teaching.Mask = None,
     feature_weight: teaching.Features = None,
     label_threshold: teaching.Labels = None,
+    pseudo_labels: teaching.PseudoLabels = None,
     recipe_file: teaching.RecipeFile = None,
     blend: teaching.Blend = None,
     lr_scale: teaching.LrScales = None,
@@ -121,14 +122,14 @@ def compress(
     taught = teaching.settings(
         training,
         inherit=inherit,
-        recipe={**recipe, "blend": blend},
+        recipe={**recipe, "blend": blend, "pseudo_labels": pseudo_labels},
         control=control,
         base=recipe_file,
         models=(model.spec, model.spec),
         cache=teaching.cache(teacher_cache, cache_augmentations),
         running=teaching.running(teacher_precision, compiled=compile_teacher),
     )
-    labels = labelling.Labelling(labelled, unlabelled, unlabelled_split, unlabelled_share)
+    labels = labelling.Labelling(labelled, unlabelled, unlabelled_split, unlabelled_share, pseudo_labels)
     source = teaching.frames(data, model.spec.points.sweeps, augment=augment, labels=labels)
     open_run(out, {"command": "compress", "teacher": teacher, "data": str(data)}, resume, force)
     keep_imported(model, out)

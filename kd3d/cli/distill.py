@@ -34,6 +34,7 @@ def distill(
     mask: teaching.Mask = None,
     feature_weight: teaching.Features = None,
     label_threshold: teaching.Labels = None,
+    pseudo_labels: teaching.PseudoLabels = None,
     recipe_file: teaching.RecipeFile = None,
     blend: teaching.Blend = None,
     lr_scale: teaching.LrScales = None,
@@ -73,14 +74,14 @@ def distill(
     settings = teaching.settings(
         training,
         inherit=inherit,
-        recipe={**recipe, "blend": blend},
+        recipe={**recipe, "blend": blend, "pseudo_labels": pseudo_labels},
         control=control,
         base=recipe_file,
         models=(spec, model.spec),
         cache=teaching.cache(teacher_cache, cache_augmentations),
         running=teaching.running(teacher_precision, compiled=compile_teacher),
     )
-    labels = labelling.Labelling(labelled, unlabelled, unlabelled_split, unlabelled_share)
+    labels = labelling.Labelling(labelled, unlabelled, unlabelled_split, unlabelled_share, pseudo_labels)
     source = teaching.frames(data, max(spec.points.sweeps, model.spec.points.sweeps), augment=augment, labels=labels)
     open_run(out, {"command": "distill", "teacher": teacher, "student": student, "data": str(data)}, resume, force)
     keep_imported(model, out)

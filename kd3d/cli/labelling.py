@@ -35,16 +35,20 @@ class Labelling:
         unlabelled: folder, or ``None``.
         split: of it.
         share: of a batch.
+        pseudo: threshold of the labels that the teacher gives them, or ``None``.
     """
 
     labelled: str | None = None
     unlabelled: Path | None = None
     split: str | None = None
     share: float = 0.5
+    pseudo: float | None = None
 
     def __post_init__(self) -> None:
         if self.unlabelled is None and self.split is not None:
             raise UsageError("--unlabelled-split says which frames of --unlabelled: give that folder too.")
+        if self.unlabelled is None and self.pseudo is not None:
+            raise UsageError("--pseudo-labels are labels of the frames of --unlabelled: give that folder too.")
 
 
 ALL = Labelling()

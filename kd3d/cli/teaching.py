@@ -35,6 +35,12 @@ Labels = Annotated[
     float | None,
     typer.Option("--label-threshold", help="Teacher boxes above this score (usually 0.6) become labels; 1: none."),
 ]
+PseudoLabels = Annotated[
+    float | None,
+    typer.Option(
+        "--pseudo-labels", help="Teacher boxes above this score (0.35, say) label the frames of --unlabelled."
+    ),
+]
 RecipeFile = Annotated[
     str | None,
     typer.Option(

@@ -51,6 +51,8 @@ class Recipe:
     """Teacher boxes above this score become labels; ``None`` turns label distillation off."""
     label_thresholds: Mapping[str, float] = field(default_factory=dict)
     """Thresholds of single classes instead."""
+    pseudo_labels: float | None = None
+    """Teacher boxes above this score are the labels of frames that have none; ``None`` leaves them without."""
     more: tuple[Mapping[str, Any], ...] | None = None
     """Further signals, as ``kd3d.compress.distill.registry.made`` reads them."""
     blend: BlendSettings | None = None
@@ -65,6 +67,7 @@ class Recipe:
             if not getattr(self, name) >= 0:
                 raise UsageError(f"the {name} weight must be 0 or more, not {getattr(self, name):g}.")
         mask_named(self.mask)
+        self._label_kd()
         for entry in self.more or ():
             check_entry(entry)
 
@@ -122,16 +125,13 @@ class Recipe:
             running: how the teacher is run.
             semi: about the frames without labels, if there are any.
         """
-        label_kd = None
-        if self.label_threshold is not None:
-            label_kd = LabelKD(self.label_threshold, dict(self.label_thresholds))
         signals = self.signals(student, teacher.spec)
         supervised = self.supervised is not False
         return DistillationObjective(
             teacher,
             student,
             signals,
-            label_kd=label_kd,
+            label_kd=self._label_kd(),
             weights=weights,
             running=running,
             blend=self.blend,
@@ -139,6 +139,11 @@ class Recipe:
             frames=self.frames,
             semi=semi or Semi(),
         )
+
+    def _label_kd(self) -> LabelKD | None:
+        if self.label_threshold is not None:
+            return LabelKD(self.label_threshold, dict(self.label_thresholds), pseudo=self.pseudo_labels)
+        return None if self.pseudo_labels is None else LabelKD(1.0, pseudo=self.pseudo_labels)
 
     def _mask(self) -> Mask:
         if self.mask == "confidence":

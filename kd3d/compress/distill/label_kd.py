@@ -26,15 +26,19 @@ class LabelKD:
         order: targets are assigned in this order up to a cap, so with ``gt_first`` ground truth is never dropped.
             ``teacher_first`` is the released order, which can drop it in a crowded frame.
         suppress: whether the teacher's own NMS runs first; the released recipe leaves it out and keeps neighbours.
+        pseudo: of frames without labels, the boxes that score strictly more than this are the labels (pseudo-labels,
+            Lee 2013); ``None`` leaves those frames without.
     """
 
     threshold: float = 0.6
     per_class: Mapping[str, float] = field(default_factory=dict)
     order: Literal["gt_first", "teacher_first"] = "gt_first"
     suppress: bool = True
+    pseudo: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in {"threshold": self.threshold, **self.per_class}.items():
+        pseudo = {} if self.pseudo is None else {"pseudo": self.pseudo}
+        for name, value in {"threshold": self.threshold, **pseudo, **self.per_class}.items():
             if not 0 <= value <= 1:
                 raise UsageError(f"the label-distillation threshold ({name}) must be in 0..1, not {value:g}.")
 
@@ -101,6 +105,15 @@ class LabelKD:
             self.merge(frame, map_labels(boxes, teacher_spec.head.classes, classes), classes)
             for frame, boxes in zip(truth, found, strict=True)
         ]
+
+    def pseudo_labels(
+        self, found: Sequence[Boxes3D], *, teacher_spec: DetectorSpec, student_spec: DetectorSpec
+    ) -> list[Boxes3D]:
+        """Labels of frames that have none, from what ``found`` gave."""
+        if self.pseudo is None:
+            return []
+        alone, none = replace(self, threshold=self.pseudo, per_class={}), [Boxes3D.empty()] * len(found)
+        return alone.joined(none, found, teacher_spec=teacher_spec, student_spec=student_spec)
 
     def merge(self, truth: Boxes3D, teacher: Boxes3D, classes: Sequence[str]) -> Boxes3D:
         """One frame's targets, without scores. Labels of both index ``classes``."""

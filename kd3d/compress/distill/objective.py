@@ -27,7 +27,7 @@ from kd3d.geometry.boxes import Boxes3D
 from kd3d.spec import DetectorSpec, VoxelEncoderSpec
 from kd3d.training.batch import TrainBatch
 from kd3d.training.objective import Term, Weights, default_weights, detection_terms
-from kd3d.training.targets import Targets, make_targets
+from kd3d.training.targets import make_targets
 
 
 def same_input(student: DetectorSpec, teacher: DetectorSpec) -> bool:
@@ -149,7 +149,10 @@ class DistillationObjective:
         self.weights = weights or default_weights(student_spec)
         self.running = running or TeacherSettings()
         self.semi = semi
-        taught = term_names(signals, unlabelled=semi.unlabelled > 0)
+        self.pseudo = label_kd is not None and label_kd.pseudo is not None
+        if self.pseudo and frames is not None:
+            raise UsageError("pseudo-labels and the weighing of frames (frames) do not go together: leave one out.")
+        taught = self.taught
         self.reads = joined([*(signal.reads for signal in signals), *([READS] if frames is not None else [])])
         self.answers = Answers()
         self._teacher = FrozenTeacher(teacher, self.running)
@@ -175,7 +178,7 @@ class DistillationObjective:
     @property
     def taught(self) -> tuple[str, ...]:
         """Names of the terms that come from the teacher."""
-        return tuple(term_names(self.signals, unlabelled=self.semi.unlabelled > 0))
+        return tuple(term_names(self.signals, unlabelled=self.semi.unlabelled > 0 and not self.pseudo))
 
     @property
     def unlabelled(self) -> int:
@@ -203,14 +206,18 @@ class DistillationObjective:
         device = output.heads[0][0].device
         teacher = self.answer(batch, device)
         terms: list[Term] = []
+        labelled, boxes = batch.labelled, batch.boxes
         if self.supervised:
-            labelled = slice(0, batch.labelled)
-            targets = self._targets(batch, frames_of(teacher, labelled))
-            heads = frames_of(output, labelled).heads
-            terms = detection_terms(heads, [target.to(device) for target in targets], self.weights)
+            labelled = self._with_labels(batch)
+            labels = self._labels(batch, self._answered(batch, frames_of(teacher, slice(0, labelled))))
+            boxes = [*boxes, *labels[len(boxes) :]]
+            targets = batch.targets if self.label_kd is None else None
+            heads = frames_of(output, slice(0, labelled)).heads
+            made = [target.to(device) for target in targets or make_targets(labels, self.student_spec)]
+            terms = detection_terms(heads, made, self.weights)
         adapters = {name: adapter.to(device) for name, adapter in self._modules.items()}
-        context = SignalContext(output, teacher, self.student_spec, self.teacher_spec, batch.boxes, adapters)
-        parts = parts_of(len(batch.tokens), batch.labelled, self.semi.balance)
+        context = SignalContext(output, teacher, self.student_spec, self.teacher_spec, boxes, adapters)
+        parts = parts_of(len(batch.tokens), labelled, self.semi.balance)
         taught = taught_terms(self.signals, context, parts, weights=self.frames, unlabelled=batch.unlabelled)
         return [*terms, *taught]
 
@@ -239,12 +246,12 @@ class DistillationObjective:
         """The teacher's answers to a batch, as ``batch.recorded`` is made of; the student has no part in them."""
         with torch.no_grad():
             output = self._teach(batch, device)
-            context = SignalContext(output, output, self.student_spec, self.teacher_spec, batch.boxes)
+            found = self._found(output)
+            boxes = [*batch.boxes, *self._labels(batch, found)[len(batch.boxes) :]]
+            context = SignalContext(output, output, self.student_spec, self.teacher_spec, boxes)
             more = None if self.frames is None else read_cells
-            cells = joined_cells(context, self.signals, batch.labelled, more)
-            empty = Boxes3D.empty()
-            boxes = [empty] * len(batch.tokens) if self.label_kd is None else self._found(output)
-            return records_of(output, cells, boxes, self.layout)
+            cells = joined_cells(context, self.signals, self._with_labels(batch), more)
+            return records_of(output, cells, found, self.layout)
 
     def answer(self, batch: TrainBatch, device: torch.device) -> DetectorOutput:
         """What the teacher says about a batch, from its record if there is one."""
@@ -258,17 +265,22 @@ class DistillationObjective:
         return self._teacher(batch.student if batch.teacher is None else batch.teacher, device)
 
     def _found(self, teacher: DetectorOutput) -> list[Boxes3D]:
-        assert self.label_kd is not None
+        """The teacher's boxes, for label distillation alone."""
+        if self.label_kd is None:
+            return [Boxes3D.empty()] * len(teacher.heads[0][0])
         return self.label_kd.found(teacher.heads, self.teacher_spec)
 
-    def _targets(self, batch: TrainBatch, teacher: DetectorOutput) -> Sequence[Targets]:
+    def _answered(self, batch: TrainBatch, teacher: DetectorOutput) -> Sequence[Boxes3D]:
+        return batch.recorded.boxes if isinstance(batch.recorded, RecordedBatch) else self._found(teacher)
+
+    def _with_labels(self, batch: TrainBatch) -> int:
+        """How many of the first frames have labels, their own or the teacher's."""
+        return len(batch.tokens) if self.pseudo else batch.labelled
+
+    def _labels(self, batch: TrainBatch, found: Sequence[Boxes3D]) -> list[Boxes3D]:
+        """The labels of those frames; of ``found``, the teacher's boxes, the confident ones join them."""
         if self.label_kd is None:
-            return batch.targets or make_targets(batch.boxes, self.student_spec)
-        recorded = batch.recorded
-        labels = self.label_kd.joined(
-            batch.boxes,
-            recorded.boxes[: batch.labelled] if isinstance(recorded, RecordedBatch) else self._found(teacher),
-            teacher_spec=self.teacher_spec,
-            student_spec=self.student_spec,
-        )
-        return make_targets(labels, self.student_spec)
+            return batch.boxes
+        specs = {"teacher_spec": self.teacher_spec, "student_spec": self.student_spec}
+        own = self.label_kd.joined(batch.boxes, found[: batch.labelled], **specs)
+        return [*own, *self.label_kd.pseudo_labels(found[batch.labelled :], **specs)]

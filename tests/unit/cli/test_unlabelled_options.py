@@ -48,6 +48,8 @@ def write_kitti(root):
             "--unlabelled-split says which frames of --unlabelled: give that folder too",
             ["--unlabelled-split", "val"],
         ),
+        (2, "--pseudo-labels are labels of the frames of --unlabelled", ["--pseudo-labels", "0.3"]),
+        (2, "threshold (pseudo) must be in 0..1, not 3", ["--unlabelled", "ROOT", "--pseudo-labels", "3"]),
         (2, "labelled share must be above 0% and at most 100%, not 0%", ["--labelled", "0%"]),
     ],
 )
@@ -61,3 +63,13 @@ def test_frames_that_cannot_be_learnt_from_are_refused(code, text, options, teac
     found = json.loads(printed.out.splitlines()[-1])
     assert (found["exit_code"], text in found["error"]) == (code, True), found["error"]
     assert not (tmp_path / "run").exists()
+
+
+def test_the_teachers_boxes_stand_in_for_missing_labels(teacher, tiny_root, tmp_path):
+    more = str(tmp_path / "more")
+    assert run(["data", "synth", "--out", more, "--scenes", "2", "--samples", "2", "--seed", "8", "--no-cameras"]) == 0
+    given = ["--unlabelled", more, "--pseudo-labels", "0.2", "--batch-size", "2", "--inherit", "l1", "--no-augment"]
+    assert run(command(teacher, tiny_root, tmp_path / "run", *given)) == 0
+    terms = json.loads((tmp_path / "run" / "distil" / "metrics.jsonl").read_text().splitlines()[-1])["terms"]
+    assert "kd.logits" in terms
+    assert not [name for name in terms if name.endswith(".unlabelled")]
