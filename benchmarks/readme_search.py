@@ -61,6 +61,29 @@ def search_gain(record: Record) -> list[str]:
     return [said, table.markdown(), *compared, _tau(record["kendall_tau"])]
 
 
+def study(record: Record) -> list[str]:
+    """Students of one teacher that shrink along one axis each."""
+    table = Table("", ("axis", "MACs", "distilled, by seed", "mean", "without the teacher", "CPR"))
+    left_out = set()
+    for row in record["students"]:
+        if not row["kd"]:
+            left_out.add(f"{row['axis']} ({100 * row['macs_share']:.0f} %)" if row["kd"] is None else row["axis"])
+            continue
+        found = [100 * scores[-1] for scores in row["kd"].values()]
+        alone = [100 * scores[-1] for scores in row["control"].values()]
+        cells = (", ".join(f"{one:.1f}" for one in found), f"{mean(found):.1f}")
+        control = f"{mean(alone):.1f} ({len(alone)} seed{'s' if len(alone) > 1 else ''})" if alone else ""
+        table.rows.append((row["axis"], f"{100 * row['macs_share']:.1f} %", *cells, control, f"{row['cpr']:.2f}"))
+    where = f" within {record['range_m']:g} m" if record["range_m"] else ""
+    said = (
+        f"mAP of students of the shipped teacher ({100 * record['teacher']['mAP']:.2f}{where}) that shrink along one "
+        f"axis each; they inherit, and are distilled for {record['steps']} steps. `without the teacher`: as long, from "
+        f"scratch, on the labels alone. CPR: {record['cpr'].partition(':')[0]}, recollected, not verified."
+    )
+    reach = [f"No smaller student along: {', '.join(sorted(left_out))}."] if left_out else []
+    return [said, table.markdown(), *reach, "![accuracy against MACs](docs/images/study_width_depth_resolution.png)"]
+
+
 def _compared(other: str, found: Record) -> str:
     differences = ", ".join(f"{value:+.2f}" for value in found["differences"]) or "none"
     said = f"Searched less {other}, mAP points by seed: {differences}."

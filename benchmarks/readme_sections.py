@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from readme_import import imported_teacher
-from readme_search import cost_speed, latency_prediction, search_gain
+from readme_search import cost_speed, latency_prediction, search_gain, study
 from readme_test_all import test_all
 from readme_voxel import sparse_conv, voxel_speed
 
@@ -294,6 +294,7 @@ SECTIONS = (
     Section("kd_gain", "What weights and answers of the teacher bring", kd_gain),
     Section("imported_teacher", "A teacher of another framework", imported_teacher),
     Section("search_gain", "Does the search earn its keep?", search_gain),
+    Section("study_width_depth_resolution", "Width, depth or resolution?", study),
     Section("latency_prediction", "Predicted and measured latency", latency_prediction),
     Section("cost_speed", "The cost of a student", cost_speed),
     Section("kd_step", "What a step of distillation costs", kd_step),
