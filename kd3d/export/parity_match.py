@@ -17,6 +17,8 @@ from kd3d.spec import AnchorHeadSpec, DetectorSpec
 
 Array = NDArray[np.float64]
 
+_KINDS = ("center_m", "size_m", "yaw_rad", "score", "velocity_m_s")
+
 # Sizes are exponentials: of a box of 26 km, which a network can give to random points, the last bit of a float is 2 mm.
 _LONGEST_M = 30.0
 
@@ -93,7 +95,7 @@ class Match:
         if self.gaps.shape[1] == 0 or not np.isfinite(self.gaps[index]).any():
             return "the other side has no box of that class"
         other = int(self.gaps[index].argmin())
-        kind = list(_limits(Tolerance()))[self.kinds[index, other]]
+        kind = _KINDS[self.kinds[index, other]]
         return f"the closest is {float(self.gaps[index, other]):.3g} times the tolerance of {kind} away"
 
 
@@ -196,13 +198,7 @@ def _scores(boxes: Boxes3D) -> Array:
 
 
 def _limits(tolerance: Tolerance) -> dict[str, float]:
-    return {
-        "center_m": tolerance.center_m,
-        "size_m": tolerance.size_m,
-        "yaw_rad": tolerance.yaw_rad,
-        "score": tolerance.score,
-        "velocity_m_s": tolerance.velocity_m_s,
-    }
+    return {name: getattr(tolerance, name) for name in _KINDS}
 
 
 def _differences(boxes: Boxes3D, others: Array, other_scores: Array) -> dict[str, Array]:

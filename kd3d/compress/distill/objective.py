@@ -209,8 +209,9 @@ class DistillationObjective:
         labelled, boxes = batch.labelled, batch.boxes
         if self.supervised:
             labelled = self._with_labels(batch)
-            labels = self._labels(batch, self._answered(batch, frames_of(teacher, slice(0, labelled))))
-            boxes = [*boxes, *labels[len(boxes) :]]
+            found = self._answered(batch, frames_of(teacher, slice(0, labelled)))
+            pseudo = self._pseudo_labels(batch, found)
+            labels, boxes = [*self._own_labels(batch, found), *pseudo], [*boxes, *pseudo]
             targets = batch.targets if self.label_kd is None else None
             heads = frames_of(output, slice(0, labelled)).heads
             made = [target.to(device) for target in targets or make_targets(labels, self.student_spec)]
@@ -247,7 +248,7 @@ class DistillationObjective:
         with torch.no_grad():
             output = self._teach(batch, device)
             found = self._found(output)
-            boxes = [*batch.boxes, *self._labels(batch, found)[len(batch.boxes) :]]
+            boxes = [*batch.boxes, *self._pseudo_labels(batch, found)]
             context = SignalContext(output, output, self.student_spec, self.teacher_spec, boxes)
             more = None if self.frames is None else read_cells
             cells = joined_cells(context, self.signals, self._with_labels(batch), more)
@@ -277,10 +278,16 @@ class DistillationObjective:
         """How many of the first frames have labels, their own or the teacher's."""
         return len(batch.tokens) if self.pseudo else batch.labelled
 
-    def _labels(self, batch: TrainBatch, found: Sequence[Boxes3D]) -> list[Boxes3D]:
-        """The labels of those frames; of ``found``, the teacher's boxes, the confident ones join them."""
+    def _own_labels(self, batch: TrainBatch, found: Sequence[Boxes3D]) -> list[Boxes3D]:
+        """Of the frames with labels; of ``found``, the teacher's boxes, the confident ones join them."""
         if self.label_kd is None:
             return batch.boxes
-        specs = {"teacher_spec": self.teacher_spec, "student_spec": self.student_spec}
-        own = self.label_kd.joined(batch.boxes, found[: batch.labelled], **specs)
-        return [*own, *self.label_kd.pseudo_labels(found[batch.labelled :], **specs)]
+        own = found[: batch.labelled]
+        return self.label_kd.joined(batch.boxes, own, teacher_spec=self.teacher_spec, student_spec=self.student_spec)
+
+    def _pseudo_labels(self, batch: TrainBatch, found: Sequence[Boxes3D]) -> list[Boxes3D]:
+        """Of the frames without, if the teacher labels them."""
+        if self.label_kd is None:
+            return []
+        others = found[batch.labelled :]
+        return self.label_kd.pseudo_labels(others, teacher_spec=self.teacher_spec, student_spec=self.student_spec)
