@@ -8,8 +8,9 @@ A row is a student, a rule of inheritance and how it is taught: `width-taylor-kd
 narrowed alike in all parts (`width`), with fewer layers (`depth`; without any it still has 59 % of the MACs), on larger
 cells (`resolution`), or on cells of twice the side (`half`). Taught: `plain` from the labels alone, `kd` by SparseKD's
 recipe, `cached` by the same with DRAWS recorded augmentations per frame and the teacher's answers to them from its
-cache, `crossscale` by that recipe. All rows of a student have the same data, order, augmentation and steps. As in
-`search_gain.py` the teacher is looked at within RANGE_M of the car, so that it fits a CPU.
+cache, `crossscale` by that recipe, `auto` by that recipe, half of every batch from the scenes of FLEET without their
+labels. All rows of a student but `auto` have the same data, order, augmentation and steps. As in `search_gain.py` the
+teacher is looked at within RANGE_M of the car, so that it fits a CPU.
 Finished rows that stand in the recorded file are not trained again, whichever machine they are of.
 """
 
@@ -20,16 +21,18 @@ import json
 from typing import Any
 
 import torch
-from fitting import Arm, fit, paired
+from fitting import AUGMENTATION, Arm, fit, paired
 from near import BATCH, MAX_RANGE_M, RANGE_M, near_teacher, near_teacher_scores
 from study_width_depth_resolution import along
-from worlds import DEVICE, RESULTS, TRAIN, VALIDATION, world
+from worlds import DEVICE, FLEET, RESULTS, TRAIN, VALIDATION, folder, world
 from worlds import RUNS as ALL_RUNS
 
+from kd3d.compress.data import CompressData
 from kd3d.compress.recipe import Recipe
 from kd3d.compress.recipe_file import load_recipe
 from kd3d.compress.search.cost import StatsTable, cost
 from kd3d.compress.search.space import Choice, scaled
+from kd3d.datasets.unlabelled import open_unlabelled
 from kd3d.runs import environment
 from kd3d.runs.atomic import read_json, write_json
 from kd3d.spec import DetectorSpec, to_json
@@ -37,11 +40,12 @@ from kd3d.spec import DetectorSpec, to_json
 RUNS, RECORD = ALL_RUNS / "kd-gain", RESULTS / "kd_gain.json"
 SHARES = {"width": 0.25, "depth": 0.65, "resolution": 0.5}  # of the teacher's MACs, at most
 SEEDS, STEPS = (1, 2, 3), 1600
-FRESH, CACHED, DRAWS = "fresh", "cached", 4
+FRESH, CACHED, AUTO, DRAWS = "fresh", "cached", "auto", 4
 ROWS = (
     "width-taylor-kd",
     "width-l1-kd",
     "width-taylor-plain",
+    "width-taylor-auto",
     "resolution-taylor-kd",
     "resolution-taylor-plain",
     "depth-taylor-kd",
@@ -58,6 +62,8 @@ ROWS = (
 )
 COMPARED = (
     ("width-taylor-kd", "width-taylor-plain"),
+    ("width-taylor-auto", "width-taylor-plain"),
+    ("width-taylor-auto", "width-taylor-kd"),
     ("resolution-taylor-kd", "resolution-taylor-plain"),
     ("depth-taylor-kd", "depth-taylor-plain"),
     ("width-taylor-kd", "width-l1-kd"),
@@ -76,9 +82,19 @@ def recipe(taught: str) -> Recipe | None:
     """What the rows of this name are taught."""
     if taught == "plain":
         return None
-    if taught == "crossscale":
+    if taught in ("crossscale", AUTO):
         return load_recipe(taught)
     return Recipe()
+
+
+def frames(taught: str, sweeps: int) -> CompressData:
+    """What the rows of this name learn from."""
+    train = world(TRAIN, sweeps=sweeps)
+    others = None
+    if taught == AUTO:
+        world(FLEET, sweeps=sweeps)
+        others = open_unlabelled(folder(FLEET), split=FLEET[1], sweeps=sweeps, like=train).dataset
+    return CompressData(train, augmentation=AUGMENTATION, unlabelled=others)
 
 
 def students() -> dict[str, tuple[DetectorSpec, float]]:
@@ -119,6 +135,7 @@ def run(rows: list[str], seeds: list[int], device: str) -> None:
                 batch_size=BATCH,
                 max_range_m=MAX_RANGE_M,
                 scored=2,
+                frames=frames(taught, spec.points.sweeps),
             )
 
 

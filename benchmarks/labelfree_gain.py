@@ -1,14 +1,16 @@
 """What frames without labels are worth: 10 % of the scenes labelled, the teacher teaching on the rest.
 
     python benchmarks/labelfree_gain.py                              rows and seeds that are missing, then the table
-    python benchmarks/labelfree_gain.py --scenes 60 --steps 12800 --teacher-steps 12800 --device cuda
+    python benchmarks/labelfree_gain.py --near                       what fits a CPU: all within RANGE_M of the car
+    python benchmarks/labelfree_gain.py --steps 12800 --teacher-steps 12800 --device cuda
     python benchmarks/labelfree_gain.py --rows ssad dense --seeds 1  some rows only
     python benchmarks/labelfree_gain.py --table-only                 from what has finished
 
 Rows: ``control-part`` and ``control-all``, the student on the labels of the part (``--labelled``, whole scenes) and of
 all scenes; ``ssad``, the recipe of that name with a teacher that has seen the labels of the part alone, and the frames
 of the other scenes without theirs; ``dense``, the same with every cell and every frame alike, the baseline that
-adaptive weights must beat; ``labelfree``, the recipe that reads no label at all, with that same teacher;
+adaptive weights must beat; ``auto``, the recipe that takes the teacher's boxes as labels there; ``labelfree``, the
+recipe that reads no label at all, with that same teacher;
 ``part-only``, the recipe ``ssad`` on the labelled frames alone; and apart from these ``full-teacher``, ``ssad`` with a
 teacher that was trained on the labels of all scenes, which labels the others by proxy. Objects that are pasted
 (``--paste``) come from the labelled scenes of each row. All students begin from scratch, and have equal steps, batches
@@ -29,7 +31,8 @@ from typing import Any
 
 import torch
 from fitting import AUGMENTATION, CYCLES, Arm, fit, paired
-from worlds import RESULTS, TRAIN, VALIDATION, folder, world
+from near import BATCH, MAX_RANGE_M, near
+from worlds import FLEET, RESULTS, RUNS, VALIDATION, folder, world
 
 from kd3d.compress.data import CompressData
 from kd3d.compress.recipe_file import load_recipe
@@ -40,8 +43,8 @@ from kd3d.detectors.checkpoint import Model, load_model
 from kd3d.detectors.presets import preset
 from kd3d.runs import environment
 from kd3d.runs.atomic import read_json, write_json
+from kd3d.spec import DetectorSpec
 
-ROOT = Path(__file__).resolve().parents[1]
 LEAST_GAP = 3.0  # mAP points; a ratio over less says nothing
 
 
@@ -68,17 +71,29 @@ ROWS = {
     "control-part": Row(labelled=True),
     "control-all": Row(labelled=False),
     "ssad": Row(True, "part", True, "ssad"),
+    "auto": Row(True, "part", True, "auto"),
     "dense": Row(True, "part", True, "ssad", dense=True),
     "part-only": Row(True, "part", False, "ssad"),
     "labelfree": Row(True, "part", True, "labelfree"),
     "full-teacher": Row(True, "all", True, "ssad"),
 }
-USUAL = ("control-part", "control-all", "ssad", "dense", "full-teacher")
+USUAL = ("control-part", "control-all", "auto", "ssad", "dense", "full-teacher")
+
+
+def detector(options: argparse.Namespace, role: str) -> DetectorSpec:
+    """The specification of the ``teacher`` or the ``student``."""
+    spec = preset(getattr(options, role))
+    return near(spec, f"{spec.name}-near") if options.near else spec
+
+
+def max_range_m(options: argparse.Namespace) -> float | None:
+    """Scores count nothing farther than this."""
+    return MAX_RANGE_M if options.near else None
 
 
 def frames(options: argparse.Namespace, *, labelled: bool, unlabelled: bool) -> CompressData:
     """What a row is trained on; labels of frames without labels are never read."""
-    which = (TRAIN[0], TRAIN[1], options.scenes)
+    which = (*FLEET[:2], options.scenes)
     sweeps = preset(options.student).points.sweeps
     whole = world(which, sweeps=sweeps)
     mine = labelled_part(whole, options.labelled if labelled else None)
@@ -90,7 +105,7 @@ def frames(options: argparse.Namespace, *, labelled: bool, unlabelled: bool) -> 
         augmentation = replace(augmentation, paste=counts)
     others = None
     if unlabelled:
-        others = open_unlabelled(folder(which), split=TRAIN[1], sweeps=sweeps, like=mine).dataset
+        others = open_unlabelled(folder(which), split=FLEET[1], sweeps=sweeps, like=mine).dataset
     return CompressData(
         mine, None, augmentation, database, unlabelled=others, unlabelled_share=options.unlabelled_share
     )
@@ -98,7 +113,7 @@ def frames(options: argparse.Namespace, *, labelled: bool, unlabelled: bool) -> 
 
 def name_of(options: argparse.Namespace, *parts: object) -> str:
     """The folder of a run: what decides its result."""
-    paste = f"-paste{options.paste}" if options.paste else ""
+    paste = (f"-paste{options.paste}" if options.paste else "") + ("-near" if options.near else "")
     share = options.labelled.replace("%", "pct").replace("/", "-")
     return "-".join(str(part) for part in parts) + f"-{options.scenes}scenes-{share}-b{options.batch_size}{paste}"
 
@@ -106,10 +121,11 @@ def name_of(options: argparse.Namespace, *parts: object) -> str:
 def teacher_of(options: argparse.Namespace, labels: str) -> Model:
     """The teacher that was trained on the labels of the part, or of all; trained now if it is not there."""
     out = options.runs / name_of(options, "teacher", labels, options.teacher, options.teacher_steps)
-    spec = preset(options.teacher)
+    spec = detector(options, "teacher")
     given = {"seed": 0, "steps": options.teacher_steps, "device": options.device, "batch_size": options.batch_size}
+    given |= {"about": {"role": "teacher"}, "max_range_m": max_range_m(options), "scored": 1}
     data = frames(options, labelled=labels == "part", unlabelled=False)
-    fit(None, spec, Arm("teacher"), out=out, about={"role": "teacher"}, frames=data, scored=1, **given)  # type: ignore[arg-type]
+    fit(None, spec, Arm("teacher"), out=out, frames=data, **given)  # type: ignore[arg-type]
     return load_model(out / f"cycle-{len(CYCLES) - 1}" / "model")
 
 
@@ -133,7 +149,7 @@ def run(name: str, seed: int, options: argparse.Namespace) -> None:
     about = {"role": "student", "student": options.student, "settings": asked(options)}
     fit(
         teacher,  # type: ignore[arg-type]  # unused by the controls
-        preset(options.student),
+        detector(options, "student"),
         Arm(name, None, recipe),
         seed=seed,
         steps=options.steps,
@@ -141,13 +157,15 @@ def run(name: str, seed: int, options: argparse.Namespace) -> None:
         about=about,
         device=options.device,
         batch_size=options.batch_size,
+        max_range_m=max_range_m(options),
+        scored=2,
         frames=frames(options, labelled=row.labelled, unlabelled=row.unlabelled),
     )
 
 
 def asked(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that results must share to stand in one table."""
-    names = ("scenes", "labelled", "student", "teacher", "steps", "teacher_steps", "batch_size", "paste")
+    names = ("scenes", "labelled", "student", "teacher", "steps", "teacher_steps", "batch_size", "paste", "near")
     return {name: getattr(options, name) for name in (*names, "unlabelled_share")}
 
 
@@ -220,7 +238,7 @@ def record(options: argparse.Namespace) -> None:
             "settings": asked(options),
             "cycles": CYCLES,
             "labelled_frames": {name: len(data.train) for name, data in sizes.items()},
-            "worlds": {"train": [*TRAIN[:2], options.scenes], "validation": VALIDATION},
+            "worlds": {"train": [*FLEET[:2], options.scenes], "validation": VALIDATION},
             "teachers": teachers,
             "rows": lines,
             "environment": environment.record(),
@@ -240,24 +258,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", default=[], metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
-    parser.add_argument("--scenes", type=int, default=TRAIN[2], help="of the training world")
+    parser.add_argument("--scenes", type=int, default=FLEET[2], help="of the training world")
+    parser.add_argument("--near", action="store_true", help="everything within RANGE_M of the car (near.py)")
     parser.add_argument("--labelled", default="10%", help="of these scenes")
     parser.add_argument("--steps", type=int, default=1600, help="of a student")
     parser.add_argument("--teacher-steps", type=int, default=1600)
     parser.add_argument("--student", default="world-centerpoint-pillar-small")
     parser.add_argument("--teacher", default="world-centerpoint-pillar")
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=0, help="0: 2 with --near, else 4")
     parser.add_argument("--unlabelled-share", type=float, default=0.5)
     parser.add_argument("--paste", type=int, default=0, help="fill each labelled frame up to so many objects a class")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "labelfree-gain")
+    parser.add_argument("--runs", type=Path, default=RUNS / "labelfree-gain")
     parser.add_argument("--out", type=Path, default=RESULTS / "labelfree_gain.json")
     parser.add_argument("--table-only", action="store_true")
     options = parser.parse_args()
     unknown = sorted(set(options.rows) - set(ROWS))
     if unknown:
         raise SystemExit(f"there is no row {', '.join(unknown)}. Rows: {', '.join(ROWS)}.")
+    options.batch_size = options.batch_size or (BATCH if options.near else 4)
     torch.set_num_threads(options.threads)
     for seed in [] if options.table_only else options.seeds:
         for name in options.rows or USUAL:

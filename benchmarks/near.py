@@ -12,16 +12,22 @@ from kd3d.detectors.assets import shipped_teacher
 from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model
 from kd3d.runs.atomic import read_json, write_json
+from kd3d.spec import DetectorSpec
 
 RANGE_M, MAX_RANGE_M, BATCH = 25.6, 25.0, 2
 _SCORED = RUNS / "search-gain"
 
 
+def near(spec: DetectorSpec, name: str) -> DetectorSpec:
+    """``spec`` on the smaller grid, called ``name``."""
+    grid = replace(spec.grid, x_min_m=-RANGE_M, y_min_m=-RANGE_M, x_max_m=RANGE_M, y_max_m=RANGE_M)
+    return replace(spec, name=name, grid=grid)
+
+
 def near_teacher() -> Model:
     """The teacher on the smaller grid; its weights know nothing of it."""
     shipped = shipped_teacher()
-    grid = replace(shipped.spec.grid, x_min_m=-RANGE_M, y_min_m=-RANGE_M, x_max_m=RANGE_M, y_max_m=RANGE_M)
-    spec = replace(shipped.spec, name="near", grid=grid)
+    spec = near(shipped.spec, "near")
     module = build(spec)
     module.load_state_dict(shipped.module.state_dict())
     return Model(spec, module.eval().requires_grad_(False), {})

@@ -102,6 +102,7 @@ TAUGHT = {
     "kd": "distilled",
     "cached": "distilled, answers cached",
     "crossscale": "recipe `crossscale`",
+    "auto": "recipe `auto`, other scenes without labels",
 }
 
 

@@ -3,6 +3,7 @@
 - shipped teacher, seed 1000: the teacher in the package is trained on it
 - train, seed 2000: students and controls are trained on it
 - validation, seed 3000: everything is scored on it
+- fleet, seed 5000: what a fleet brings home, mostly without labels
 - demo, seed 4000: ``kd3d demo``
 """
 
@@ -17,11 +18,11 @@ from kd3d.datasets.open import open_dataset
 from kd3d.datasets.world.write import write_world
 
 ROOT = Path(os.environ.get("KD3D_WORLDS", Path(__file__).resolve().parents[1] / "worlds"))
-TEACHER, TRAIN, VALIDATION = (1000, "train", 60), (2000, "train", 10), (3000, "val", 20)
+TEACHER, TRAIN, VALIDATION, FLEET = (1000, "train", 60), (2000, "train", 10), (3000, "val", 20), (5000, "train", 60)
 SAMPLES_PER_SCENE = int(os.environ.get("KD3D_WORLD_SAMPLES", "20"))
 if "KD3D_WORLD_SCENES" in os.environ:  # a trial of the scripts themselves
-    TEACHER, TRAIN, VALIDATION = (
-        (seed, split, int(os.environ["KD3D_WORLD_SCENES"])) for seed, split, _ in (TEACHER, TRAIN, VALIDATION)
+    TEACHER, TRAIN, VALIDATION, FLEET = (
+        (seed, split, int(os.environ["KD3D_WORLD_SCENES"])) for seed, split, _ in (TEACHER, TRAIN, VALIDATION, FLEET)
     )
 SWEEPS = 2  # all that the detectors here read; `kd3d data synth` writes all nine
 # Where a device is lent for a while, its session keeps these elsewhere (see gpu_session.py).

@@ -45,7 +45,7 @@ RecipeFile = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        help="sparsekd, sparsekd-anchor, unidistill, crossscale, labelfree, ssad, or a recipe file; options that are "
+        help="sparsekd (usual), auto, unidistill, crossscale, labelfree, ssad, or a recipe file; options that are "
         "given override it.",
     ),
 ]
@@ -130,7 +130,7 @@ def settings(
 ) -> Any:
     """``DistillSettings`` from what the options said; those that are not ``None`` override the recipe ``base``.
 
-    ``models`` are the specifications of student and teacher: they choose the recipe where there is no ``base``.
+    ``models`` are the specifications of student and teacher: between anchor heads a recipe's edition for them is taken.
 
     Raises:
         UsageError: the recipe cannot join ``models``; nothing was written.
@@ -139,16 +139,14 @@ def settings(
 
     from kd3d.compress.blend_option import parse_blend
     from kd3d.compress.distilling import DistillSettings
-    from kd3d.compress.recipe import Recipe
-    from kd3d.compress.recipe_file import default_recipe, load_recipe
+    from kd3d.compress.recipe_file import DEFAULT, edition, load_recipe
 
     given = {name: value for name, value in recipe.items() if value is not None}
     if "blend" in given:
         given["blend"] = parse_blend(given["blend"])
     if given.get("label_threshold", 0.0) >= 1:
         given["label_threshold"] = None
-    base = base or (default_recipe(*models) if models else None)
-    made = replace(Recipe() if base is None else load_recipe(base), **given)
+    made = replace(load_recipe(edition(base or DEFAULT, *models)), **given)
     if models:
         made.check(*models)
     return DistillSettings(training, made, None if inherit == "none" else inherit, control, **rest)

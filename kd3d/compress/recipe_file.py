@@ -15,7 +15,7 @@ from kd3d.runs.atomic import parse_json
 from kd3d.spec import AnchorHeadSpec, DetectorSpec
 
 FOLDER = Path(__file__).parent / "recipes"
-ANCHORS = "sparsekd-anchor"
+DEFAULT = "sparsekd"
 _NOTES = {"format", "name", "about"}
 
 
@@ -24,9 +24,10 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 
 
-def default_recipe(*specs: DetectorSpec) -> str | None:
-    """The recipe of the package that suits all these models better than the defaults do, or ``None``."""
-    return ANCHORS if all(isinstance(spec.head, AnchorHeadSpec) for spec in specs) else None
+def edition(name: str, *specs: DetectorSpec) -> str:
+    """``name``, or where all these models have anchor heads the package's recipe ``NAME-anchor``, if there is one."""
+    anchors = bool(specs) and all(isinstance(spec.head, AnchorHeadSpec) for spec in specs)
+    return f"{name}-anchor" if anchors and f"{name}-anchor" in recipe_names() else name
 
 
 def load_recipe(name: str) -> Recipe:

@@ -83,7 +83,7 @@ def term_names(signals: Sequence[Signal], *, unlabelled: bool) -> list[str]:
     if not free:
         raise UsageError(
             f"no signal can learn from frames without labels: {', '.join(names) or 'there is none'}"
-            f"{' read labels' if names else ''}. Use --pseudo-labels, --recipe ssad or labelfree, "
+            f"{' read labels' if names else ''}. Use --pseudo-labels, --recipe auto, ssad or labelfree, "
             "or a mask that reads no label."
         )
     return names + free

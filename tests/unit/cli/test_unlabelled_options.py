@@ -65,10 +65,11 @@ def test_frames_that_cannot_be_learnt_from_are_refused(code, text, options, teac
     assert not (tmp_path / "run").exists()
 
 
-def test_the_teachers_boxes_stand_in_for_missing_labels(teacher, tiny_root, tmp_path):
+@pytest.mark.parametrize("asked", [["--pseudo-labels", "0.2"], ["--recipe", "auto"]])
+def test_the_teachers_boxes_stand_in_for_missing_labels(teacher, tiny_root, tmp_path, asked):
     more = str(tmp_path / "more")
     assert run(["data", "synth", "--out", more, "--scenes", "2", "--samples", "2", "--seed", "8", "--no-cameras"]) == 0
-    given = ["--unlabelled", more, "--pseudo-labels", "0.2", "--batch-size", "2", "--inherit", "l1", "--no-augment"]
+    given = ["--unlabelled", more, *asked, "--batch-size", "2", "--inherit", "l1", "--no-augment"]
     assert run(command(teacher, tiny_root, tmp_path / "run", *given)) == 0
     terms = json.loads((tmp_path / "run" / "distil" / "metrics.jsonl").read_text().splitlines()[-1])["terms"]
     assert "kd.logits" in terms

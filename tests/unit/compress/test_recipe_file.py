@@ -20,7 +20,8 @@ COARSE = replace(SPEC, grid=replace(SPEC.grid, cell_m=3.2))
 
 
 def test_there_is_one_file_per_published_recipe():
-    assert recipe_names() == ("crossscale", "labelfree", "sparsekd", "sparsekd-anchor", "ssad", "unidistill")
+    published = ("crossscale", "labelfree", "sparsekd", "sparsekd-anchor", "ssad", "unidistill")
+    assert recipe_names() == ("auto", "auto-anchor", *published)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -36,6 +37,11 @@ def test_every_recipe_makes_an_objective_for_equal_and_for_coarser_cells(name):
 
 def test_the_recipe_sparsekd_is_what_the_options_default_to():
     assert load_recipe("sparsekd") == Recipe()
+
+
+def test_auto_is_sparsekd_with_pseudo_labels_where_frames_have_none():
+    assert load_recipe("auto") == replace(load_recipe("sparsekd"), pseudo_labels=0.35)
+    assert load_recipe("auto-anchor") == replace(load_recipe("sparsekd-anchor"), pseudo_labels=0.35)
 
 
 def test_a_copy_of_a_recipe_can_be_edited(tmp_path):
@@ -77,7 +83,7 @@ def test_a_wrong_file_is_refused_with_its_name(tmp_path, content, text):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
         UsageError,
-        match=r"no recipe 'best'. Use crossscale, labelfree, sparsekd, sparsekd-anchor, ssad, unidistill, or",
+        match=r"no recipe 'best'. Use auto, auto-anchor, crossscale, labelfree, sparsekd, sparsekd-anchor, ssad, unidis",
     ):
         load_recipe("best")
 

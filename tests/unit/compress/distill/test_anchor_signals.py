@@ -19,7 +19,7 @@ from kd3d.compress.distill.record import Layout, RecordedBatch, records_of
 from kd3d.compress.distill.registry import KINDS, made
 from kd3d.compress.distill.semi import NoLabels
 from kd3d.compress.recipe import Recipe
-from kd3d.compress.recipe_file import default_recipe, load_recipe
+from kd3d.compress.recipe_file import edition, load_recipe
 from kd3d.detectors.build import build
 from kd3d.detectors.model import BevTap, DetectorOutput
 from kd3d.detectors.presets import preset
@@ -429,8 +429,10 @@ def test_recipes_take_the_anchors_signals_between_anchor_heads():
     assert found == (AnchorLogits(7.0, Confident(0.3)), AnchorBoxes(0.2, Confident(0.3)))
     released = load_recipe("sparsekd-anchor").signals(SPEC, SPEC)
     assert released == (AnchorLogits(15.0, Foreground()), AnchorBoxes(0.2, Foreground()))
-    assert default_recipe(SPEC, SPEC) == default_recipe(SPEC) == "sparsekd-anchor"
-    assert default_recipe(SPEC, CENTRE) is default_recipe(CENTRE) is None
+    assert edition("sparsekd", SPEC, SPEC) == edition("sparsekd", SPEC) == "sparsekd-anchor"
+    assert edition("sparsekd", SPEC, CENTRE) == edition("sparsekd", CENTRE) == edition("sparsekd") == "sparsekd"
+    assert edition("unidistill", SPEC) == "unidistill"
+    assert edition("auto", SPEC, SPEC) == "auto-anchor"
 
 
 # With networks and a cache

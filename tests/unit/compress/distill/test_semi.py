@@ -216,7 +216,7 @@ def test_processes_draw_alike_from_what_all_of_them_saw(monkeypatch):
         ),
         (
             lambda: DistillationObjective(build(TINY), TINY, (), label_kd=LabelKD(), semi=Semi(3)),
-            r"no signal can learn from frames without labels: there is none. Use --pseudo-labels, --recipe ssad",
+            r"no signal can learn from frames without labels: there is none. Use --pseudo-labels, --recipe auto, ssad",
         ),
     ],
 )
