@@ -8,9 +8,9 @@ A row is a student, a rule of inheritance and how it is taught: `width-taylor-kd
 narrowed alike in all parts (`width`), with fewer layers (`depth`; without any it still has 59 % of the MACs), on larger
 cells (`resolution`), or on cells of twice the side (`half`). Taught: `plain` from the labels alone, `kd` by SparseKD's
 recipe, `cached` by the same with DRAWS recorded augmentations per frame and the teacher's answers to them from its
-cache, `crossscale` by that recipe, `auto` by that recipe, half of every batch from the scenes of FLEET without their
-labels. All rows of a student but `auto` have the same data, order, augmentation and steps. As in `search_gain.py` the
-teacher is looked at within RANGE_M of the car, so that it fits a CPU.
+cache, `crossscale` and `auto` by those recipes, `fleet` by `auto` with half of every batch from the scenes of FLEET
+without their labels. All rows of a student but `fleet` have the same data, order, augmentation and steps. As in
+`search_gain.py` the teacher is looked at within RANGE_M of the car, so that it fits a CPU.
 Finished rows that stand in the recorded file are not trained again, whichever machine they are of.
 """
 
@@ -40,12 +40,13 @@ from kd3d.spec import DetectorSpec, to_json
 RUNS, RECORD = ALL_RUNS / "kd-gain", RESULTS / "kd_gain.json"
 SHARES = {"width": 0.25, "depth": 0.65, "resolution": 0.5}  # of the teacher's MACs, at most
 SEEDS, STEPS = (1, 2, 3), 1600
-FRESH, CACHED, AUTO, DRAWS = "fresh", "cached", "auto", 4
+FRESH, CACHED, FLEETS, DRAWS = "fresh", "cached", "fleet", 4
 ROWS = (
     "width-taylor-kd",
     "width-l1-kd",
     "width-taylor-plain",
     "width-taylor-auto",
+    "width-taylor-fleet",
     "resolution-taylor-kd",
     "resolution-taylor-plain",
     "depth-taylor-kd",
@@ -64,6 +65,8 @@ COMPARED = (
     ("width-taylor-kd", "width-taylor-plain"),
     ("width-taylor-auto", "width-taylor-plain"),
     ("width-taylor-auto", "width-taylor-kd"),
+    ("width-taylor-fleet", "width-taylor-plain"),
+    ("width-taylor-fleet", "width-taylor-auto"),
     ("resolution-taylor-kd", "resolution-taylor-plain"),
     ("depth-taylor-kd", "depth-taylor-plain"),
     ("width-taylor-kd", "width-l1-kd"),
@@ -82,8 +85,8 @@ def recipe(taught: str) -> Recipe | None:
     """What the rows of this name are taught."""
     if taught == "plain":
         return None
-    if taught in ("crossscale", AUTO):
-        return load_recipe(taught)
+    if taught in ("crossscale", "auto", FLEETS):
+        return load_recipe("auto" if taught == FLEETS else taught)
     return Recipe()
 
 
@@ -91,7 +94,7 @@ def frames(taught: str, sweeps: int) -> CompressData:
     """What the rows of this name learn from."""
     train = world(TRAIN, sweeps=sweeps)
     others = None
-    if taught == AUTO:
+    if taught == FLEETS:
         world(FLEET, sweeps=sweeps)
         others = open_unlabelled(folder(FLEET), split=FLEET[1], sweeps=sweeps, like=train).dataset
     return CompressData(train, augmentation=AUGMENTATION, unlabelled=others)

@@ -102,7 +102,8 @@ TAUGHT = {
     "kd": "distilled",
     "cached": "distilled, answers cached",
     "crossscale": "recipe `crossscale`",
-    "auto": "recipe `auto`, other scenes without labels",
+    "auto": "recipe `auto`",
+    "fleet": "recipe `auto`, and scenes without labels",
 }
 
 

@@ -34,7 +34,7 @@ class LabelKD:
     per_class: Mapping[str, float] = field(default_factory=dict)
     order: Literal["gt_first", "teacher_first"] = "gt_first"
     suppress: bool = True
-    pseudo: float | None = None
+    pseudo: float | None = field(default=None, repr=False)  # runs from before it resume by the repr
 
     def __post_init__(self) -> None:
         pseudo = {} if self.pseudo is None else {"pseudo": self.pseudo}

@@ -229,6 +229,7 @@ class DistillationObjective:
             "teacher": self.teacher_spec.name,
             "signals": [repr(signal) for signal in self.signals],
             "label_kd": repr(self.label_kd),
+            **({} if self.label_kd is None or not self.pseudo else {"pseudo_labels": self.label_kd.pseudo}),
             "weights": repr(self.weights),
             "teacher_norm": self.running.norm,
             **({} if self.running.precision == "auto" else {"teacher_precision": self.running.precision}),

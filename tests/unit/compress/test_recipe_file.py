@@ -39,8 +39,8 @@ def test_the_recipe_sparsekd_is_what_the_options_default_to():
     assert load_recipe("sparsekd") == Recipe()
 
 
-def test_auto_is_sparsekd_with_pseudo_labels_where_frames_have_none():
-    assert load_recipe("auto") == replace(load_recipe("sparsekd"), pseudo_labels=0.35)
+def test_auto_is_sparsekd_with_a_lower_threshold_also_where_frames_have_no_labels():
+    assert load_recipe("auto") == replace(load_recipe("sparsekd"), label_threshold=0.35, pseudo_labels=0.35)
     assert load_recipe("auto-anchor") == replace(load_recipe("sparsekd-anchor"), pseudo_labels=0.35)
 
 
@@ -83,7 +83,7 @@ def test_a_wrong_file_is_refused_with_its_name(tmp_path, content, text):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
         UsageError,
-        match=r"no recipe 'best'. Use auto, auto-anchor, crossscale, labelfree, sparsekd, sparsekd-anchor, ssad, unidis",
+        match=r"no recipe 'best'. Use auto, auto-anchor, crossscale, labelfree, sparsekd, sparsekd-anchor, ssad, uni",
     ):
         load_recipe("best")
 
@@ -99,6 +99,10 @@ def test_runs_from_before_recipes_can_go_on():
     assert differences(begun, changed)
     identity = Recipe().objective(build(SPEC), SPEC).identity()
     assert set(identity) == {"kind", "teacher", "signals", "label_kd", "weights", "teacher_norm"}
+    before = "LabelKD(threshold=0.6, per_class={}, order='gt_first', suppress=True)"
+    assert identity["label_kd"] == before
+    pseudo = Recipe(pseudo_labels=0.3).objective(build(SPEC), SPEC).identity()
+    assert pseudo == {**identity, "pseudo_labels": 0.3}
 
 
 def test_without_labels_there_is_no_label_distillation():
