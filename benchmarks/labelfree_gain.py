@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 from fitting import AUGMENTATION, CYCLES, Arm, fit, paired
-from near import BATCH, MAX_RANGE_M, near
+from near import BATCH, MAX_RANGE_M, RANGE_M, near
 from worlds import FLEET, RESULTS, RUNS, VALIDATION, folder, world
 
 from kd3d.compress.data import CompressData
@@ -237,6 +237,7 @@ def record(options: argparse.Namespace) -> None:
             "benchmark": "labelfree_gain",
             "settings": asked(options),
             "cycles": CYCLES,
+            "range_m": RANGE_M if options.near else None,
             "labelled_frames": {name: len(data.train) for name, data in sizes.items()},
             "worlds": {"train": [*FLEET[:2], options.scenes], "validation": VALIDATION},
             "teachers": teachers,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from readme_import import imported_teacher
+from readme_labelfree import labelfree_gain
 from readme_search import cost_speed, latency_prediction, search_gain, study
 from readme_test_all import test_all
 from readme_voxel import sparse_conv, voxel_speed
@@ -294,6 +295,7 @@ SECTIONS = (
     Section("precision", "Float16", precision),
     Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
     Section("kd_gain", "What weights and answers of the teacher bring", kd_gain),
+    Section("labelfree_gain", "What frames without labels bring", labelfree_gain),
     Section("imported_teacher", "A teacher of another framework", imported_teacher),
     Section("search_gain", "Does the search earn its keep?", search_gain),
     Section("study_width_depth_resolution", "Width, depth or resolution?", study),

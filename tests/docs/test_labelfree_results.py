@@ -60,3 +60,34 @@ def test_a_share_of_the_gap_counts_only_over_three_points_and_three_seeds(benchm
     assert gain.gap(curves([0.1] * 2, [0.2] * 2, [0.16] * 2), "ssad")["half"] is None
     assert gain.gap(curves([0.1] * 3, [0.12] * 3, [0.12] * 3), "ssad")["recovered"] is None
     assert gain.gap(curves([0.1], [0.2], []), "ssad") is None
+
+
+def test_the_readme_tells_the_share_of_the_gap_and_which_teacher_saw_which_labels(benchmarks):
+    from readme_labelfree import TOLD, labelfree_gain
+
+    _, gain, _ = benchmarks
+    assert set(TOLD) == set(gain.ROWS)
+    results = [
+        {
+            "arm": name,
+            "seed": seed,
+            "step_s": 0.1,
+            "scores": [{"mAP": score - 0.01, "NDS": 0.2}, {"mAP": score, "NDS": 0.3}],
+        }
+        for name, score in (("control-part", 0.20), ("control-all", 0.30), ("auto", 0.26))
+        for seed in (1, 2, 3)
+    ]
+    settings = {"student": "small", "teacher": "large", "steps": 8, "teacher_steps": 9, "batch_size": 2}
+    record = {
+        "rows": gain.table(results),
+        "settings": {**settings, "labelled": "10%", "scenes": 60},
+        "labelled_frames": {"part": 120, "all": 1200},
+        "teachers": {"part": {"mAP": 0.21, "NDS": 0.2}},
+        "worlds": {"validation": [3000, "val", 20]},
+        "range_m": 25.6,
+    }
+    said, table = labelfree_gain(record)
+    assert "120 of 1200 frames" in said and "21.00 mAP with those of the part" in said and "within 25.6 m" in said
+    assert "| `auto`, the teacher's boxes as labels elsewhere | 26.00 | 0.00 | 30.00 | 60 % |" in table
+    assert "| the part's labels | 20.00 | 0.00 | 30.00 |  |" in table
+    assert "within" not in labelfree_gain({**record, "range_m": None})[0]
