@@ -13,6 +13,7 @@ step and after the last, on the 20 frames and on 7 that neither has seen. Resume
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fitting import watch
 from kitti_overfit import BUDGET, DATA, PRESET, SEED, fit_teacher, settings
 
 from kd3d.compress.data import CompressData, predictor
@@ -30,7 +30,7 @@ from kd3d.compress.search.budget import Budgets
 from kd3d.compress.search.cost import StatsTable
 from kd3d.compress.search.space import Space
 from kd3d.compress.search.students import find_students
-from kd3d.compress.stages import once
+from kd3d.compress.stages import StageUpdate, once
 from kd3d.datasets.base import SampleDataset
 from kd3d.datasets.kitti import KittiDataset
 from kd3d.detectors.checkpoint import Model, load_model
@@ -38,7 +38,6 @@ from kd3d.detectors.model import CenterPoint
 from kd3d.geometry.boxes import Boxes3D
 from kd3d.runs import environment
 from kd3d.runs.atomic import write_json
-from kd3d.training.result import TrainUpdate
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kitti_labelfree.json"
 REACH_M, SCORE = 0.5, 0.3
@@ -91,6 +90,14 @@ def teacher_of(options: argparse.Namespace) -> Model:
     return fit_teacher(KittiDataset(DATA, split="train"), options.out / "teacher", options.teacher_steps)
 
 
+def report(news: StageUpdate) -> None:
+    """Progress in a log file: a line every 100 steps."""
+    if news.done % 100 == 0:
+        print(
+            f"{news.stage} {news.done}/{news.total} eta {(news.eta_s or 0.0) / 60:.1f} min", file=sys.stderr, flush=True
+        )
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,14 +127,13 @@ def main() -> None:
         options.out / "before.json",
         lambda: compared(untaught(teacher, spec, how, data=data, device="cpu")[0]),
     )
-    report = watch("student")
     result = distill(
         teacher,
         spec,
         data,
         settings=how,
         run=options.out / "distill",
-        progress=lambda news: report(TrainUpdate(news.done, news.total, float("nan"), 0.0, news.eta_s or 0.0)),
+        progress=report,
     )
     after = once(options.out / "after.json", lambda: compared(result.student.module))
     write_json(

@@ -94,7 +94,8 @@ class SignalContext:
     @cached_property
     def student_heatmap(self) -> Tensor:
         """``[B, C, Hs, Ws]`` fp32 probabilities of the student on its own grid."""
-        return class_heatmap(self.student.heads, self.student_spec, self.classes)
+        with torch.enable_grad():  # it is kept: whoever asks first must not decide whether the signals have a gradient
+            return class_heatmap(self.student.heads, self.student_spec, self.classes)
 
     @cached_property
     def teacher_heatmap(self) -> Tensor:

@@ -126,6 +126,23 @@ def test_frame_weights_have_mean_one_before_they_are_clipped_and_stay_in_their_l
     assert frame_weights([Hardness(0.0, float("nan"), 1)] * 2, (0.5, 0.5), FrameSettings(), beta=1.5) == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("signal", SIGNALS, ids=lambda signal: f"{type(signal).__name__}-{signal.name}")
+def test_weighing_the_frames_takes_no_signal_its_gradient(signal):
+    even = FrameSettings(low=1.0, high=1.0)
+    found = []
+    for weights in (None, FrameWeights(even, unlabelled=0, passes=0)):
+        student, teacher = output(SPEC, seed=1), output(SPEC, seed=2)
+        context = SignalContext(student, teacher, SPEC, SPEC, FRAMES)
+        terms = taught_terms((signal,), context, parts_of(3, 3, 1.0), weights=weights, unlabelled=())
+        total(terms)[0].backward()
+        leaves = [maps for task in student.heads for maps in task if maps is not None]
+        leaves += [tap.tensor for tap in student.taps]
+        found.append([torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves])
+    assert any(float(gradient.abs().max()) > 0 for gradient in found[0])
+    for whole, weighed in zip(*found, strict=True):
+        torch.testing.assert_close(weighed, whole, rtol=1e-4, atol=1e-6)
+
+
 def test_a_frame_is_hard_for_the_teacher_by_its_doubt_and_for_the_student_by_its_distance():
     teacher = output(SPEC, frames=1)
     with torch.no_grad():
