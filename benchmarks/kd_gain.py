@@ -91,9 +91,8 @@ def recipe(taught: str) -> Recipe | None:
     """What the rows of this name are taught."""
     if taught == "plain":
         return None
-    if taught in ("crossscale", "auto", FLEETS):
-        return load_recipe("auto" if taught == FLEETS else taught)
-    return Recipe()
+    named = {"crossscale": "crossscale", "auto": "auto", FLEETS: "auto"}
+    return load_recipe(named[taught]) if taught in named else Recipe()
 
 
 def frames(taught: str, sweeps: int) -> CompressData:
@@ -101,7 +100,7 @@ def frames(taught: str, sweeps: int) -> CompressData:
     train = world(TRAIN, sweeps=sweeps)
     others = None
     if taught == FLEETS:
-        world(FLEET, sweeps=sweeps)
+        world(FLEET, sweeps=sweeps)  # written where it is missing
         others = open_unlabelled(folder(FLEET), split=FLEET[1], sweeps=sweeps, like=train).dataset
     return CompressData(train, augmentation=AUGMENTATION, unlabelled=others)
 

@@ -113,9 +113,9 @@ def frames(options: argparse.Namespace, *, labelled: bool, unlabelled: bool) -> 
 
 def name_of(options: argparse.Namespace, *parts: object) -> str:
     """The folder of a run: what decides its result."""
-    paste = (f"-paste{options.paste}" if options.paste else "") + ("-near" if options.near else "")
+    more = (f"-paste{options.paste}" if options.paste else "") + ("-near" if options.near else "")
     share = options.labelled.replace("%", "pct").replace("/", "-")
-    return "-".join(str(part) for part in parts) + f"-{options.scenes}scenes-{share}-b{options.batch_size}{paste}"
+    return "-".join(str(part) for part in parts) + f"-{options.scenes}scenes-{share}-b{options.batch_size}{more}"
 
 
 def teacher_of(options: argparse.Namespace, labels: str) -> Model:
