@@ -33,7 +33,7 @@ Features = Annotated[
 ]
 Labels = Annotated[
     float | None,
-    typer.Option("--label-threshold", help="Teacher boxes above this score (usually 0.6) become labels; 1: none."),
+    typer.Option("--label-threshold", help="Teacher boxes above this score (usually 0.35) become labels; 1: none."),
 ]
 PseudoLabels = Annotated[
     float | None,
@@ -45,7 +45,7 @@ RecipeFile = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        help="sparsekd (usual), auto, unidistill, crossscale, labelfree, ssad, or a recipe file; options that are "
+        help="auto (usual), sparsekd, unidistill, crossscale, labelfree, ssad, or a recipe file; options that are "
         "given override it.",
     ),
 ]

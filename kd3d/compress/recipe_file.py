@@ -15,7 +15,7 @@ from kd3d.runs.atomic import parse_json
 from kd3d.spec import AnchorHeadSpec, DetectorSpec
 
 FOLDER = Path(__file__).parent / "recipes"
-DEFAULT = "sparsekd"
+DEFAULT = "auto"
 _NOTES = {"format", "name", "about"}
 
 

@@ -11,6 +11,7 @@ from kd3d.bench import bench
 from kd3d.compress.data import CompressData
 from kd3d.compress.distilling import DistillSettings
 from kd3d.compress.pipeline import CompressSettings, compress
+from kd3d.compress.recipe_file import DEFAULT, load_recipe
 from kd3d.compress.search.budget import Budgets
 from kd3d.compress.search.space import Space
 from kd3d.compress.stages import StageUpdate
@@ -114,7 +115,8 @@ def _compress(
         lr=2e-3,
     )
     # Same cells as the teacher's: a short training cannot move what was inherited to another resolution.
-    plan = CompressSettings(DistillSettings(training), Space(cell=(1.0,)), candidates=1, stats_frames=5)
+    distill = DistillSettings(training, load_recipe(DEFAULT))
+    plan = CompressSettings(distill, Space(cell=(1.0,)), candidates=1, stats_frames=5)
     with progress.phase("compress") as step:
         result = compress(
             teacher,

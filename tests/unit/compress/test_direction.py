@@ -180,8 +180,9 @@ def test_options_that_are_given_override_those_of_a_recipe_and_no_others():
     )
     assert recipe("--blend", "off").blend is None
     assert recipe("--logit-weight", "3", "--mask", "rank") == replace(load_recipe("ssad"), logits=3.0, mask="rank")
-    assert recipe("--recipe", "", "--label-threshold", "1") == Recipe(label_threshold=None)
-    assert recipe("--recipe", "") == Recipe()
+    usual = load_recipe("auto")
+    assert recipe("--recipe", "", "--label-threshold", "1") == replace(usual, label_threshold=None)
+    assert recipe("--recipe", "") == usual
 
 
 def test_a_run_from_before_the_variants_of_blending_can_be_resumed():

@@ -8,7 +8,7 @@ import pytest
 from kd3d.compress.distill.coefs import BlendSettings
 from kd3d.compress.distilling import DistillSettings, plain
 from kd3d.compress.recipe import Recipe
-from kd3d.compress.recipe_file import FOLDER, load_recipe, recipe_names
+from kd3d.compress.recipe_file import DEFAULT, FOLDER, load_recipe, recipe_names
 from kd3d.detectors.build import build
 from kd3d.detectors.presets import preset
 from kd3d.errors import UsageError
@@ -35,8 +35,9 @@ def test_every_recipe_makes_an_objective_for_equal_and_for_coarser_cells(name):
         json.dumps(objective.identity())
 
 
-def test_the_recipe_sparsekd_is_what_the_options_default_to():
+def test_the_recipe_sparsekd_is_what_the_library_defaults_to_and_auto_the_command_line():
     assert load_recipe("sparsekd") == Recipe()
+    assert DEFAULT == "auto"
 
 
 def test_auto_is_sparsekd_with_a_lower_threshold_also_where_frames_have_no_labels():
