@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,8 +100,8 @@ def kd_three_seeds(record: Record) -> list[str]:
 
 TAUGHT = {
     "plain": "labels alone",
-    "kd": "distilled",
-    "cached": "distilled, answers cached",
+    "kd": "recipe `sparsekd`",
+    "cached": "recipe `sparsekd`, answers cached",
     "crossscale": "recipe `crossscale`",
     "auto": "recipe `auto`",
     "fleet": "recipe `auto`, and scenes without labels",
@@ -127,8 +127,29 @@ def kd_gain(record: Record) -> list[str]:
         f"{setting['max_range_m']:g} m), and students that are narrower, shallower or on larger cells; "
         f"{setting['steps']} steps of {setting['batch']} frames for every row, 400 validation frames."
     )
-    compared = [verdict({**item, "arm": item["row"]}) for item in record["compared"] if item["differences"]]
-    return [told, table.markdown(), *compared]
+    rule = (
+        "Paired differences by seed. `beats` asks for differences that are all positive, a mean above two standard "
+        "errors, and a control that gained under 1 mAP in its last quarter (CONTRIBUTING.md)."
+    )
+    return [told, table.markdown(), rule, pairs(record["compared"]).markdown()]
+
+
+def pairs(compared: Sequence[Record]) -> Table:
+    """A line per comparison of two rows that has a seed in common."""
+    table = Table("", ("row", "control", "difference in mAP", "mean", "SE", "control's last gain", "beats"))
+    for item in compared:
+        if not item["differences"]:
+            continue
+        judged = item["beats"] is not None
+        cells = (
+            ", ".join(f"{value:+.2f}" for value in item["differences"]),
+            f"{item['mean']:+.2f}" if judged else "",
+            f"{item['standard_error']:.2f}" if judged else "",
+            ", ".join(f"{value:.2f}" for value in item["control_gain_last_quarter"]) if judged else "",
+            ("yes" if item["beats"] else "no") if judged else "too few seeds",
+        )
+        table.rows.append((f"`{item['row']}`", f"`{item['control']}`", *cells))
+    return table
 
 
 def verdict(item: Record) -> str:
