@@ -60,6 +60,7 @@ ROWS = (
     "width-first-kd",
     "width-taylor-cached",
     "half-taylor-crossscale",
+    "half-taylor-auto",
     "half-taylor-kd",
     "half-taylor-plain",
 )
@@ -83,6 +84,8 @@ COMPARED = (
     ("width-taylor-kd", "width-first-kd"),
     ("width-taylor-cached", "width-taylor-kd"),
     ("half-taylor-crossscale", "half-taylor-plain"),
+    ("half-taylor-auto", "half-taylor-plain"),
+    ("half-taylor-crossscale", "half-taylor-auto"),
     ("half-taylor-kd", "half-taylor-plain"),
 )
 
