@@ -35,10 +35,8 @@ SEEDS = (1, 2, 3)
 NEEDED = ("torch", "numpy", "nuscenes", "pyquaternion", "cachetools", "safetensors", "typer")
 USEFUL = ("optuna", "numba", "onnx", "onnxscript", "onnxruntime", "scipy", "matplotlib", "pytest", "hypothesis",
           "tensorrt", "cuda.bindings")  # fmt: skip
-GAIN_ROWS = (
-    "width-taylor-auto",
-    "width-taylor-fleet",
-    *(f"{student}-taylor-{taught}" for student in ("resolution", "depth", "half") for taught in ("kd", "plain")),
+GAIN_ROWS = tuple(
+    f"{student}-taylor-{taught}" for student in ("resolution", "depth", "half") for taught in ("kd", "plain")
 )
 GRACE_S = 20.0  # from Ctrl-C to the end of a process, and for the last packing
 PACK_EVERY_S = 45.0
@@ -123,11 +121,10 @@ def plan(*, steps: int = 5000, rows: Sequence[str] = (), table_steps: int = 3200
             words = ("run", "--arm", arm, "--seed", str(seed))
             found.append(Part(f"gain-{arm}-{seed}", benchmark("search_gain.py", *words), needs=worlds,
                               requires=("optuna",), run=f"search-gain/{arm}-{seed}"))  # fmt: skip
-    found.append(Part("fleet", benchmark("generate_worlds.py", "--fleet"), alone=True, kept=False))
     for row in GAIN_ROWS:
         for seed in SEEDS:
-            words, needs = ("run", "--row", row, "--seed", str(seed)), (*worlds, *(["fleet"] * row.endswith("fleet")))
-            found.append(Part(f"{row}-{seed}", benchmark("kd_gain.py", *words), needs=needs,
+            words = ("run", "--row", row, "--seed", str(seed))
+            found.append(Part(f"{row}-{seed}", benchmark("kd_gain.py", *words), needs=worlds,
                               run=f"kd-gain/{row}-{seed}"))  # fmt: skip
     return found
 

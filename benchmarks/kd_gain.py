@@ -24,7 +24,7 @@ import torch
 from fitting import AUGMENTATION, Arm, fit, paired
 from near import BATCH, MAX_RANGE_M, RANGE_M, near_teacher, near_teacher_scores
 from study_width_depth_resolution import along
-from worlds import DEVICE, FLEET, RESULTS, TRAIN, VALIDATION, folder, world
+from worlds import DEVICE, FLEET, RESULTS, TRAIN, VALIDATION, without_labels, world
 from worlds import RUNS as ALL_RUNS
 
 from kd3d.compress.data import CompressData
@@ -32,7 +32,6 @@ from kd3d.compress.recipe import Recipe
 from kd3d.compress.recipe_file import load_recipe
 from kd3d.compress.search.cost import StatsTable, cost
 from kd3d.compress.search.space import Choice, scaled
-from kd3d.datasets.unlabelled import open_unlabelled
 from kd3d.runs import environment
 from kd3d.runs.atomic import read_json, write_json
 from kd3d.spec import DetectorSpec, to_json
@@ -98,14 +97,10 @@ def recipe(taught: str) -> Recipe | None:
     return load_recipe(named[taught]) if taught in named else Recipe()
 
 
-def frames(taught: str, sweeps: int) -> CompressData:
-    """What the rows of this name learn from."""
+def with_fleet(sweeps: int) -> CompressData:
+    """The usual training frames, and beside them those of the fleet without labels."""
     train = world(TRAIN, sweeps=sweeps)
-    others = None
-    if taught == FLEETS:
-        world(FLEET, sweeps=sweeps)  # written where it is missing
-        others = open_unlabelled(folder(FLEET), split=FLEET[1], sweeps=sweeps, like=train).dataset
-    return CompressData(train, augmentation=AUGMENTATION, unlabelled=others)
+    return CompressData(train, augmentation=AUGMENTATION, unlabelled=without_labels(FLEET, sweeps=sweeps, like=train))
 
 
 def students() -> dict[str, tuple[DetectorSpec, float]]:
@@ -146,7 +141,7 @@ def run(rows: list[str], seeds: list[int], device: str) -> None:
                 batch_size=BATCH,
                 max_range_m=MAX_RANGE_M,
                 scored=2,
-                frames=frames(taught, spec.points.sweeps),
+                frames=with_fleet(spec.points.sweeps) if taught == FLEETS else None,
             )
 
 

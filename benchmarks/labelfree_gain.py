@@ -32,13 +32,12 @@ from typing import Any
 import torch
 from fitting import AUGMENTATION, CYCLES, Arm, fit, paired
 from near import BATCH, MAX_RANGE_M, RANGE_M, near
-from worlds import FLEET, RESULTS, RUNS, VALIDATION, folder, world
+from worlds import FLEET, RESULTS, RUNS, VALIDATION, without_labels, world
 
 from kd3d.compress.data import CompressData
 from kd3d.compress.recipe_file import load_recipe
 from kd3d.datasets.parts import labelled_part
 from kd3d.datasets.paste import SampleDatabase, build_database
-from kd3d.datasets.unlabelled import open_unlabelled
 from kd3d.detectors.checkpoint import Model, load_model
 from kd3d.detectors.presets import preset
 from kd3d.runs import environment
@@ -103,9 +102,7 @@ def frames(options: argparse.Namespace, *, labelled: bool, unlabelled: bool) -> 
         database = SampleDatabase(cut) if cut.exists() else build_database(mine, cut)
         counts = tuple((name, options.paste) for name in database.classes if database.counts[name])
         augmentation = replace(augmentation, paste=counts)
-    others = None
-    if unlabelled:
-        others = open_unlabelled(folder(which), split=FLEET[1], sweeps=sweeps, like=mine).dataset
+    others = without_labels(which, sweeps=sweeps, like=mine) if unlabelled else None
     return CompressData(
         mine, None, augmentation, database, unlabelled=others, unlabelled_share=options.unlabelled_share
     )

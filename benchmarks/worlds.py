@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kd3d.datasets.base import SampleDataset
 from kd3d.datasets.open import open_dataset
+from kd3d.datasets.unlabelled import open_unlabelled
 from kd3d.datasets.world.write import write_world
 
 ROOT = Path(os.environ.get("KD3D_WORLDS", Path(__file__).resolve().parents[1] / "worlds"))
@@ -55,3 +56,9 @@ def world(which: tuple[int, str, int], *, sweeps: int) -> SampleDataset:
             progress=lambda done, total: print(f"\r{root.name}: {done}/{total} scenes", end="", file=sys.stderr),
         )
     return open_dataset(root, split=split, sweeps=sweeps)
+
+
+def without_labels(which: tuple[int, str, int], *, sweeps: int, like: SampleDataset) -> SampleDataset:
+    """The frames of that data set which are not among ``like``, without their labels; written first where missing."""
+    world(which, sweeps=sweeps)
+    return open_unlabelled(folder(which), split=which[1], sweeps=sweeps, like=like).dataset

@@ -65,7 +65,7 @@ def test_frames_that_cannot_be_learnt_from_are_refused(code, text, options, teac
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("asked", [["--pseudo-labels", "0.2"], ["--recipe", "auto"]])
+@pytest.mark.parametrize("asked", [["--pseudo-labels", "0.2"], ["--recipe", "auto"], []])
 def test_the_teachers_boxes_stand_in_for_missing_labels(teacher, tiny_root, tmp_path, asked):
     more = str(tmp_path / "more")
     assert run(["data", "synth", "--out", more, "--scenes", "2", "--samples", "2", "--seed", "8", "--no-cameras"]) == 0

@@ -22,7 +22,6 @@ from kd3d.compress.distill.reads import label_free
 from kd3d.compress.distill.semi import UNLABELLED, NoLabels, part_of, parts_of, taught_terms
 from kd3d.compress.distill.signals import CenterRegression, PivotalLogits
 from kd3d.compress.distilling import DistillSettings, distill
-from kd3d.compress.recipe import Recipe
 from kd3d.compress.recipe_file import load_recipe
 from kd3d.compress.recorded import CachedTeacher
 from kd3d.datasets.augment import Augmentation
@@ -30,7 +29,6 @@ from kd3d.detectors.build import build
 from kd3d.detectors.checkpoint import Model, weights_hash
 from kd3d.detectors.presets import preset
 from kd3d.errors import DataError, UsageError
-from kd3d.geometry.boxes import Boxes3D
 from kd3d.training.batch import make_batch
 from kd3d.training.loader import Draws, FrameSource, batches
 from kd3d.training.objective import total
@@ -124,23 +122,6 @@ def test_frame_weights_have_mean_one_before_they_are_clipped_and_stay_in_their_l
     assert max(frame_weights([*extreme[:1] * 60, extreme[1]], (0.5, 0.5), FrameSettings(), beta=1.5)) == 4.0
     assert frame_weights([Hardness(0.0, 0.0, 1)] * 2, (0.0, 0.0), FrameSettings(), beta=1.5) == [1.0, 1.0]
     assert frame_weights([Hardness(0.0, float("nan"), 1)] * 2, (0.5, 0.5), FrameSettings(), beta=1.5) == [1.0, 1.0]
-
-
-@pytest.mark.parametrize("signal", SIGNALS, ids=lambda signal: f"{type(signal).__name__}-{signal.name}")
-def test_weighing_the_frames_takes_no_signal_its_gradient(signal):
-    even = FrameSettings(low=1.0, high=1.0)
-    found = []
-    for weights in (None, FrameWeights(even, unlabelled=0, passes=0)):
-        student, teacher = output(SPEC, seed=1), output(SPEC, seed=2)
-        context = SignalContext(student, teacher, SPEC, SPEC, FRAMES)
-        terms = taught_terms((signal,), context, parts_of(3, 3, 1.0), weights=weights, unlabelled=())
-        total(terms)[0].backward()
-        leaves = [maps for task in student.heads for maps in task if maps is not None]
-        leaves += [tap.tensor for tap in student.taps]
-        found.append([torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves])
-    assert any(float(gradient.abs().max()) > 0 for gradient in found[0])
-    for whole, weighed in zip(*found, strict=True):
-        torch.testing.assert_close(weighed, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_a_frame_is_hard_for_the_teacher_by_its_doubt_and_for_the_student_by_its_distance():
@@ -289,57 +270,6 @@ def test_label_distillation_adds_to_the_labelled_frames_alone(tmp_path):
     assert mixed["task0.box"].mass == pure["task0.box"].mass
 
 
-PSEUDO = LabelKD(threshold=0.3, pseudo=0.101)
-
-
-def test_the_teachers_boxes_are_the_labels_of_frames_without_to_losses_and_signals_alike():
-    torch.manual_seed(0)
-    teacher, student = build(TINY).eval(), build(TINY).train()
-    batch = mixed_batch()
-    objective = DistillationObjective(teacher, TINY, (PivotalLogits(),), label_kd=PSEUDO, semi=Semi(2))
-    mixed = {term.name: term for term in objective(student, batch)}
-    assert objective.taught == ("kd.logits",)
-
-    with torch.no_grad():
-        found = PSEUDO.found(teacher(batch.student).heads, TINY)
-    pseudo = PSEUDO.pseudo_labels(found[2:], teacher_spec=TINY, student_spec=TINY)
-    assert min(map(len, pseudo)) > 3
-    frames = [frame_of(0), frame_of(1), *(replace(frame_of(100 + i), boxes=pseudo[i]) for i in range(2))]
-    same_labels = DistillationObjective(teacher, TINY, (PivotalLogits(),), label_kd=LabelKD(threshold=1.0))
-    labels = PSEUDO.joined(make_batch(frames[:2], TINY).boxes, found[:2], teacher_spec=TINY, student_spec=TINY)
-    whole = make_batch(frames, TINY)
-    detection = {
-        term.name: term for term in same_labels(student, replace(whole, boxes=[*labels, *pseudo], targets=None))
-    }
-    taught = {term.name: term for term in same_labels(student, whole)}
-    for name, term in mixed.items():
-        wanted = (taught if name.startswith("kd") else detection)[name]
-        assert term.mass == wanted.mass
-        assert term.sum.item() == pytest.approx(wanted.sum.item(), rel=1e-5)
-
-
-def test_pseudo_labels_are_the_boxes_above_their_own_threshold_and_none_where_there_is_none():
-    frame = frame_of(0).boxes
-    found = [Boxes3D(frame.array, frame.label, np.linspace(0.2, 0.5, len(frame), dtype=np.float32))]
-    given = {"teacher_spec": TINY, "student_spec": TINY}
-    kept = LabelKD(threshold=0.9, per_class={"car": 0.99}, pseudo=0.35).pseudo_labels(found, **given)
-    assert len(kept[0]) == (found[0].score > 0.35).sum() > 0
-    assert kept[0].score is None
-    assert LabelKD().pseudo_labels(found, **given) == []
-
-
-def test_pseudo_labels_need_no_label_distillation():
-    objective = replace(Recipe(), pseudo_labels=0.35, label_threshold=None).objective(build(TINY), TINY, semi=Semi(2))
-    assert (objective.label_kd.threshold, objective.label_kd.pseudo, objective.pseudo) == (1.0, 0.35, True)
-
-
-def test_pseudo_labels_that_make_no_sense_are_refused():
-    with pytest.raises(UsageError, match=r"label-distillation threshold \(pseudo\) must be in 0..1, not 2"):
-        LabelKD(pseudo=2.0)
-    with pytest.raises(UsageError, match=r"pseudo-labels and the weighing of frames \(frames\) do not go together"):
-        replace(Recipe(), pseudo_labels=0.3, frames=FrameSettings()).objective(build(TINY), TINY, semi=Semi(2))
-
-
 # Whole runs
 
 SETTINGS = TrainSettings(steps=7, batch_size=2, precision="fp32", workers=0, checkpoint_every=3, log_every=1, seed=4)
@@ -413,9 +343,11 @@ def test_the_teachers_answers_to_frames_without_labels_are_cached_too(tmp_path):
         run_of(tmp_path / "run", cache=CacheSettings(None, 2), data=replace(small_data(), unlabelled=None))
 
 
-def test_a_cached_training_sees_the_terms_of_an_uncached_one(tmp_path):
+def check_cached_terms(recipe, tmp_path):
+    """A training whose teacher's answers are recorded has the terms of one that asks it; returns the pairs."""
+    found = []
     teacher, student, data = confident(), build(SMALL).train(), small_data()
-    objectives = [load_recipe("ssad").objective(teacher.module, SMALL, semi=Semi(3)) for _ in range(2)]
+    objectives = [recipe.objective(teacher.module, SMALL, semi=Semi(3)) for _ in range(2)]
     cached = CachedTeacher(teacher, objectives[0], data, SETTINGS, CacheSettings(None, 2))
     cache, _ = cached.fill(tmp_path, torch.device("cpu"))
     source = FrameSource(data.train, SMALL, None, TURN, None, 4, Draws(2), data.beside(2))
@@ -427,24 +359,13 @@ def test_a_cached_training_sees_the_terms_of_an_uncached_one(tmp_path):
         for exact, near in zip(objectives[0](student, plain), objectives[1](student, recorded), strict=True):
             assert exact.name == near.name
             assert near.sum.item() == pytest.approx(exact.sum.item(), rel=3e-2, abs=1e-4)
+            found.append((exact, near))
+    assert found
+    return found
 
 
-def test_a_cached_training_with_pseudo_labels_sees_the_terms_of_an_uncached_one(tmp_path):
-    teacher, student, data = confident(), build(SMALL).train(), small_data()
-    recipe = replace(Recipe(), pseudo_labels=0.35)
-    objectives = [recipe.objective(teacher.module, SMALL, semi=Semi(3)) for _ in range(2)]
-    cache, _ = CachedTeacher(teacher, objectives[0], data, SETTINGS, CacheSettings(None, 2)).fill(
-        tmp_path, torch.device("cpu")
-    )
-    source = FrameSource(data.train, SMALL, None, TURN, None, 4, Draws(2), data.beside(2))
-    answered = replace(source, draws=Draws(2, cache))
-    streams = (list(batches(one, batch_size=2, start=0, count=3, workers=0)) for one in (source, answered))
-    for plain, recorded in zip(*streams, strict=True):
-        assert recorded.recorded is not None
-        for exact, near in zip(objectives[0](student, plain), objectives[1](student, recorded), strict=True):
-            assert exact.name == near.name
-            assert float(near.mass) == pytest.approx(float(exact.mass), rel=1e-3)
-            assert near.sum.item() == pytest.approx(exact.sum.item(), rel=3e-2, abs=1e-4)
+def test_a_cached_training_sees_the_terms_of_an_uncached_one(tmp_path):
+    check_cached_terms(load_recipe("ssad"), tmp_path)
 
 
 def test_a_batch_of_one_frame_is_refused_before_anything_is_written(tmp_path):

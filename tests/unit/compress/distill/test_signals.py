@@ -9,11 +9,13 @@ from torch.nn import functional
 
 from kd3d.compress.distill.context import SignalContext, class_heatmap
 from kd3d.compress.distill.features import FeatureImitation, TapPair, TapPlace, cross_scale, match_taps
+from kd3d.compress.distill.frame_weights import FrameSettings, FrameWeights
 from kd3d.compress.distill.labelfree import SoftHeatmap
 from kd3d.compress.distill.masks import Confident, Everywhere, Foreground, GaussianPivotal, Product, TopRank
 from kd3d.compress.distill.registry import KINDS, MASKS, made, mask_named
 from kd3d.compress.distill.resample import inside, pool_and_resample, resample
 from kd3d.compress.distill.responses import PivotalBoxes
+from kd3d.compress.distill.semi import parts_of, taught_terms
 from kd3d.compress.distill.signals import CenterRegression, PivotalLogits
 from kd3d.detectors.model import BevTap, DetectorOutput
 from kd3d.errors import UsageError
@@ -117,6 +119,22 @@ def value(signal, context):
 )
 def signal(request):
     return request.param
+
+
+def test_weighing_the_frames_takes_no_signal_its_gradient(signal):
+    even = FrameSettings(low=1.0, high=1.0)
+    found = []
+    for weights in (None, FrameWeights(even, unlabelled=0, passes=0)):
+        student, teacher = output(SPEC, seed=1), output(SPEC, seed=2)
+        context = SignalContext(student, teacher, SPEC, SPEC, FRAMES)
+        terms = taught_terms((signal,), context, parts_of(3, 3, 1.0), weights=weights, unlabelled=())
+        total(terms)[0].backward()
+        leaves = [maps for task in student.heads for maps in task if maps is not None]
+        leaves += [tap.tensor for tap in student.taps]
+        found.append([torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves])
+    assert any(float(gradient.abs().max()) > 0 for gradient in found[0])
+    for whole, weighed in zip(*found, strict=True):
+        torch.testing.assert_close(weighed, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_equal_outputs_have_no_loss_and_no_gradient(signal):
