@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from readme_blend import blend_sweep
 from readme_import import imported_teacher
 from readme_labelfree import labelfree_gain
 from readme_search import cost_speed, latency_prediction, search_gain, study
@@ -316,6 +317,7 @@ SECTIONS = (
     Section("precision", "Float16", precision),
     Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
     Section("kd_gain", "What weights and answers of the teacher bring", kd_gain),
+    Section("blend_sweep", "One run of gradient blending against a sweep of weights", blend_sweep),
     Section("labelfree_gain", "What frames without labels bring", labelfree_gain),
     Section("imported_teacher", "A teacher of another framework", imported_teacher),
     Section("search_gain", "Does the search earn its keep?", search_gain),

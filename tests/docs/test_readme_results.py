@@ -35,6 +35,7 @@ def table(monkeypatch):
     for name in (
         "readme_table",
         "readme_sections",
+        "readme_blend",
         "readme_import",
         "readme_search",
         "readme_test_all",

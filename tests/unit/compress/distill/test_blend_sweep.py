@@ -15,7 +15,7 @@ def sweep():
 
     yield module
     sys.path.remove(str(ROOT / "benchmarks"))
-    for name in ("blend_sweep", "kd_gain", "study_width_depth_resolution", "near", "fitting", "worlds"):
+    for name in ("blend_sweep", "readme_blend", "kd_gain", "study_width_depth_resolution", "near", "fitting", "worlds"):
         sys.modules.pop(name, None)
 
 
@@ -68,3 +68,17 @@ def test_as_good_is_not_lower_by_more_than_two_standard_errors(sweep, monkeypatc
     assert told["step_time_of_the_sweep"] == pytest.approx(0.1)
     del found["width-plain-3"]
     assert sweep.verdict("width-logits", found) is None
+
+
+def test_the_readme_names_the_combinations_in_which_blending_is_below_the_labels_alone(sweep, monkeypatch):
+    from readme_blend import blend_sweep as told
+
+    found = finished(sweep, "width-logits", best=4, blend=(39.0, 40.4), chosen=(40.0, 41.0), plain=(39.5, 41.0))
+    monkeypatch.setattr(sweep, "recorded", lambda: found)
+    verdict = sweep.verdict("width-logits", found)
+    setting = {"range_m": 25.6, "steps": 400, "batch": 2}
+    said, table, judged = told({"combinations": [verdict], "setting": setting, "as_good": "0 of 1"})
+    cells = "31.0 to 40.0 | 0.221 | 40.00, 41.00 | 39.00, 40.40 | 39.50, 41.00 | -0.80 (0.20) | no | 0.100"
+    assert f"| width, `logits` | {cells} |" in table and "400 steps of 2 frames" in said
+    assert judged.startswith("Blending is as good as the swept weight in 0 of 1;")
+    assert judged.endswith("in width-logits.")
