@@ -36,7 +36,7 @@ NEEDED = ("torch", "numpy", "nuscenes", "pyquaternion", "cachetools", "safetenso
 USEFUL = ("optuna", "numba", "onnx", "onnxscript", "onnxruntime", "scipy", "matplotlib", "pytest", "hypothesis",
           "tensorrt", "cuda.bindings")  # fmt: skip
 GAIN_ROWS = tuple(
-    f"{student}-taylor-{taught}" for student in ("resolution", "depth", "half") for taught in ("kd", "plain")
+    f"{student}-taylor-{taught}" for student in ("width", "depth", "resolution") for taught in ("plain", "kd", "auto")
 )
 GRACE_S = 20.0  # from Ctrl-C to the end of a process, and for the last packing
 PACK_EVERY_S = 45.0
@@ -123,9 +123,9 @@ def plan(*, steps: int = 5000, rows: Sequence[str] = (), table_steps: int = 3200
                               requires=("optuna",), run=f"search-gain/{arm}-{seed}"))  # fmt: skip
     for row in GAIN_ROWS:
         for seed in SEEDS:
-            words = ("run", "--row", row, "--seed", str(seed))
+            words = ("--long", "run", "--row", row, "--seed", str(seed))
             found.append(Part(f"{row}-{seed}", benchmark("kd_gain.py", *words), needs=worlds,
-                              run=f"kd-gain/{row}-{seed}"))  # fmt: skip
+                              run=f"kd-gain-long/{row}-{seed}"))  # fmt: skip
     return found
 
 

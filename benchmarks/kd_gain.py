@@ -3,6 +3,7 @@
     python benchmarks/kd_gain.py students                       the three students, nothing is trained
     python benchmarks/kd_gain.py run [--row ROW] [--seed S]     what is missing of it; resumes
     python benchmarks/kd_gain.py table                          -> results/kd_gain.json
+    python benchmarks/kd_gain.py --long run|table               LONG steps instead of STEPS -> results/kd_gain_long.json
 
 A row is a student, a rule of inheritance and how it is taught: `width-taylor-kd`. The students are the shipped teacher
 narrowed alike in all parts (`width`), with fewer layers (`depth`; without any it still has 59 % of the MACs), on larger
@@ -11,6 +12,7 @@ recipe, `cached` by the same with DRAWS recorded augmentations per frame and the
 cache, `crossscale` and `auto` by those recipes, `fleet` by `auto` with half of every batch from the scenes of FLEET
 without their labels. All rows of a student but `fleet` have the same data, order, augmentation and steps. As in
 `search_gain.py` the teacher is looked at within RANGE_M of the car, so that it fits a CPU.
+With ``--long`` the controls have the time to converge, which `beats` asks for (CONTRIBUTING.md).
 Finished rows that stand in the recorded file are not trained again, whichever machine they are of.
 """
 
@@ -18,14 +20,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from fitting import AUGMENTATION, Arm, fit, paired
 from near import BATCH, MAX_RANGE_M, RANGE_M, near_teacher, near_teacher_scores
 from study_width_depth_resolution import along
-from worlds import DEVICE, FLEET, RESULTS, TRAIN, VALIDATION, without_labels, world
-from worlds import RUNS as ALL_RUNS
+from worlds import DEVICE, FLEET, RESULTS, RUNS, TRAIN, VALIDATION, without_labels, world
 
 from kd3d.compress.data import CompressData
 from kd3d.compress.recipe import Recipe
@@ -36,9 +39,8 @@ from kd3d.runs import environment
 from kd3d.runs.atomic import read_json, write_json
 from kd3d.spec import DetectorSpec, to_json
 
-RUNS, RECORD = ALL_RUNS / "kd-gain", RESULTS / "kd_gain.json"
 SHARES = {"width": 0.25, "depth": 0.65, "resolution": 0.5}  # of the teacher's MACs, at most
-SEEDS, STEPS = (1, 2, 3), 1600
+SEEDS, STEPS, LONG = (1, 2, 3), 1600, 4800
 FRESH, CACHED, FLEETS, DRAWS = "fresh", "cached", "fleet", 4
 ROWS = (
     "width-taylor-kd",
@@ -116,9 +118,39 @@ def students() -> dict[str, tuple[DetectorSpec, float]]:
     return {**found, "half": (coarse, cost(coarse, stats(coarse)).macs / whole)}
 
 
-def run(rows: list[str], seeds: list[int], device: str) -> None:
+@dataclass(frozen=True)
+class Length:
+    """The steps of every row, and where runs and record of that length lie."""
+
+    steps: int
+    runs: Path
+    record: Path
+
+    def setting(self) -> dict[str, Any]:
+        """What all rows share."""
+        worlds = {"train": list(TRAIN), "validation": list(VALIDATION)}
+        return {"steps": self.steps, "batch": BATCH, "range_m": RANGE_M, "max_range_m": MAX_RANGE_M, "worlds": worlds}
+
+    def recorded(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Finished rows of the record, if it is of the same setting, and of this machine."""
+        found: dict[tuple[str, int], dict[str, Any]] = {}
+        if self.record.exists():
+            before = read_json(self.record)
+            if before["setting"] == self.setting():
+                found = {(item["row"], item["seed"]): item for item in before["rows"]}
+        for path in sorted(self.runs.glob("*/result.json")):
+            item = read_json(path)
+            found[item["row"], item["seed"]] = row_of(item)
+        return found
+
+
+USUAL = Length(STEPS, RUNS / "kd-gain", RESULTS / "kd_gain.json")
+LONGER = Length(LONG, RUNS / "kd-gain-long", RESULTS / "kd_gain_long.json")
+
+
+def run(length: Length, rows: list[str], seeds: list[int], device: str) -> None:
     """Train what neither this machine nor the record has."""
-    teacher, specs, known = near_teacher(), students(), recorded()
+    teacher, specs, known = near_teacher(), students(), length.recorded()
     teacher.module.to(device)
     for seed in seeds:
         for row in rows:
@@ -134,8 +166,8 @@ def run(rows: list[str], seeds: list[int], device: str) -> None:
                 spec,
                 arm,
                 seed=seed,
-                steps=STEPS,
-                out=RUNS / f"{row}-{seed}",
+                steps=length.steps,
+                out=length.runs / f"{row}-{seed}",
                 about=facts,
                 device=device,
                 batch_size=BATCH,
@@ -143,25 +175,6 @@ def run(rows: list[str], seeds: list[int], device: str) -> None:
                 scored=2,
                 frames=with_fleet(spec.points.sweeps) if taught == FLEETS else None,
             )
-
-
-def recorded() -> dict[tuple[str, int], dict[str, Any]]:
-    """Finished rows of the record, if it is of the same setting, and of this machine."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    if RECORD.exists():
-        before = read_json(RECORD)
-        if before["setting"] == setting():
-            found = {(item["row"], item["seed"]): item for item in before["rows"]}
-    for path in sorted(RUNS.glob("*/result.json")):
-        item = read_json(path)
-        found[item["row"], item["seed"]] = row_of(item)
-    return found
-
-
-def setting() -> dict[str, Any]:
-    """What all rows share."""
-    worlds = {"train": list(TRAIN), "validation": list(VALIDATION)}
-    return {"steps": STEPS, "batch": BATCH, "range_m": RANGE_M, "max_range_m": MAX_RANGE_M, "worlds": worlds}
 
 
 def row_of(found: dict[str, Any]) -> dict[str, Any]:
@@ -172,9 +185,9 @@ def row_of(found: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "mAP": curve, "NDS": 100 * found["scores"][-1]["NDS"], "made": made}
 
 
-def table() -> None:
+def table(length: Length) -> None:
     """Put the finished rows together."""
-    rows = recorded()
+    rows = length.recorded()
     curves: dict[str, dict[int, list[float]]] = {}
     for (row, seed), item in rows.items():
         curves.setdefault(row, {})[seed] = [value / 100 for value in item["mAP"]]
@@ -184,19 +197,20 @@ def table() -> None:
     ]
     record = {
         "benchmark": "kd_gain",
-        "setting": setting(),
+        "setting": length.setting(),
         "teacher": near_teacher_scores(),
         "rows": sorted(rows.values(), key=lambda item: (ROWS.index(item["row"]), item["seed"])),
         "compared": compared,
         "environment": environment.record(),
     }
-    write_json(RECORD, record)
+    write_json(length.record, record)
     print(json.dumps(record["compared"], indent=1))
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--long", action="store_true", help=f"{LONG} steps")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("students")
     commands.add_parser("table")
@@ -206,14 +220,15 @@ def main() -> None:
     one.add_argument("--threads", type=int, default=1)
     one.add_argument("--device", default=DEVICE)
     options = parser.parse_args()
+    length = LONGER if options.long else USUAL
     if options.command == "students":
         for axis, (spec, share) in students().items():
             print(f"{axis}: {spec.name}, {100 * share:.1f} % of the MACs")
     elif options.command == "table":
-        table()
+        table(length)
     else:
         torch.set_num_threads(options.threads)
-        run(options.row, options.seed, options.device)
+        run(length, options.row, options.seed, options.device)
 
 
 if __name__ == "__main__":

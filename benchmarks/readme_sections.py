@@ -317,6 +317,7 @@ SECTIONS = (
     Section("precision", "Float16", precision),
     Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
     Section("kd_gain", "What weights and answers of the teacher bring", kd_gain),
+    Section("kd_gain_long", "The same with three times the steps", kd_gain),
     Section("blend_sweep", "One run of gradient blending against a sweep of weights", blend_sweep),
     Section("labelfree_gain", "What frames without labels bring", labelfree_gain),
     Section("imported_teacher", "A teacher of another framework", imported_teacher),
