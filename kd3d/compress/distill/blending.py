@@ -57,7 +57,7 @@ class GradientBlend:
         self._failures = Failures(self.state, self._kinds)
         self._cut: Cut | None = None
         self._trunk: set[int] | None = None
-        self._ready = False
+        self._module: nn.Module | None = None
         self._found: Gradients | None = None
         self._values: dict[str, Tensor] = {}
         self._numbers: dict[str, float] = {}
@@ -87,8 +87,9 @@ class GradientBlend:
             UsageError: the mode ``cut`` was asked for and is not possible; says why.
         """
         self._found, self._values = None, {}
-        if self._ready:
+        if self._module is module:
             return
+        self._module, self._cut, self._trunk = module, None, None  # an objective may serve several trainings
         if self.settings.mode in ("auto", "cut") and not self.settings.at_weights:
             found: set[int] | str = "a step has several micro-batches, and all their graphs would have to be kept"
             places: tuple[Place, ...] = ("heads", "neck") if micro_batches == 1 else ()
@@ -100,7 +101,6 @@ class GradientBlend:
                     break
             if isinstance(found, str) and self.settings.mode == "cut":
                 raise UsageError(f"gradients cannot be compared at the neck: {found}. Use the blend mode params.")
-        self._ready = True
 
     def around(self, module: nn.Module) -> AbstractContextManager[None]:
         """See ``Blend``."""
@@ -178,6 +178,11 @@ class GradientBlend:
         assert self._trunk is not None
         assert self._cut is not None
         found, maps = self._found, self._cut.maps
+        if not maps:
+            raise UsageError(
+                f"the objective's forward pass avoids the {self._cut.place}, where gradients are to be compared: it "
+                "must call the modules of the student, not their forward. Or use the blend mode params."
+            )
         shared = shared_slots(found, self.taught)
         (products,) = sum_over_ranks([gram(found, [slot for slot in shared if slot < len(maps)], exact=False)])
         plan = self._plan({WHOLE: products}, found, moment)

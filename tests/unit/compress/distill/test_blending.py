@@ -169,6 +169,36 @@ def test_auto_cuts_where_it_can_and_the_mode_cut_says_why_it_cannot():
         gradients(Toy(replace(EXACT, mode="cut")), [batch()], module)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_objective_that_is_used_for_a_second_network_steps_as_a_new_one_does(mode):
+    """Or the cut would stay in the first network, and the second one's trunk would learn nothing."""
+    used, fresh = (Toy(replace(EXACT, mode=mode)) for _ in range(2))
+    gradients(used, [batch()])
+    used.adapter.load_state_dict(fresh.adapter.state_dict())  # its first step moved it
+    again, report, _ = gradients(used, [batch()])
+    expected, _, _ = gradients(fresh, [batch()])
+    assert report.blend["taught"] == 2.0
+    for name, gradient in expected.items():
+        torch.testing.assert_close(again[name], gradient)
+
+
+def test_a_forward_pass_that_avoids_the_cut_is_refused():
+    class Around(Toy):
+        def __call__(self, module, frames):
+            first = self.blend.place is None  # while the place is looked for
+            return super().__call__(module if first else module.forward_without_hooks, frames)
+
+    module = net()
+
+    def without_hooks(x):
+        levels, neck = module.backbone.forward(x)
+        return levels[0], neck, module.head(neck), module.alone(neck)
+
+    module.forward_without_hooks = without_hooks
+    with pytest.raises(UsageError, match=r"avoids the neck, where gradients are to be compared: .* mode params"):
+        gradients(Around(replace(EXACT, mode="cut")), [batch()], module)
+
+
 def test_between_refreshes_the_last_weights_are_kept_and_the_length_is_bounded():
     made, state = stepper(Toy(replace(EXACT, mode="interval", interval=3)), net())
     reports = [made.step([batch(i)]) for i in range(7)]
