@@ -9,6 +9,7 @@ task's); it learns the labels of FLEET within RANGE_M of the car.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from fitting import AUGMENTATION, CYCLES, Arm, fit
@@ -18,6 +19,7 @@ from worlds import DEVICE, FLEET, RUNS, world
 from kd3d.compress.data import CompressData
 from kd3d.detectors.checkpoint import Model, load_model
 from kd3d.detectors.presets import preset
+from kd3d.runs.atomic import read_json
 from kd3d.spec import CenterHeadSpec, DetectorSpec
 
 STEPS = 3200
@@ -54,6 +56,13 @@ def six_task_teacher() -> Model:
     found = load_model(KEPT / "teacher" / f"cycle-{len(CYCLES) - 1}" / "model")
     found.module.eval().requires_grad_(False)
     return found
+
+
+def six_task_scores() -> dict[str, Any]:
+    """MAP and NDS of that teacher, in points, counted within MAX_RANGE_M."""
+    six_task_teacher()
+    score = read_json(KEPT / "teacher" / "result.json")["scores"][-1]
+    return {"mAP": 100 * score["mAP"], "NDS": 100 * score["NDS"], "per_class": score["per_class"]}
 
 
 if __name__ == "__main__":

@@ -80,12 +80,17 @@ def choices(axis: str, teacher: DetectorSpec) -> Iterator[Choice]:
             yield Choice(cell=percent / 100)
 
 
-def along(axis: str, teacher: DetectorSpec, stats: StatsTable) -> list[tuple[Cost, DetectorSpec, Choice]]:
-    """The students of ``axis`` with their costs, cheapest first; of equal MACs the evenest in depth is last."""
+def along(
+    axis: str, teacher: DetectorSpec, stats: StatsTable, *, multiple: int = MULTIPLE
+) -> list[tuple[Cost, DetectorSpec, Choice]]:
+    """The students of ``axis`` with their costs, cheapest first; of equal MACs the evenest in depth is last.
+
+    Channels are multiples of ``multiple``.
+    """
     found = []
     for choice in choices(axis, teacher):
         try:
-            spec = scaled(teacher, choice, multiple=MULTIPLE)
+            spec = scaled(teacher, choice, multiple=multiple)
         except UsageError:  # this cell does not tile the range
             continue
         found.append((cost(spec, stats(spec)), spec, choice))
