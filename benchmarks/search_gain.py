@@ -57,7 +57,7 @@ from kd3d.spec import DetectorSpec, to_json
 
 BUDGET, NEAR = 0.25, 0.9
 SEEDS, RANDOM = (1, 2, 3), 8
-STEPS = int(os.environ.get("KD3D_STEPS", "1600"))
+STEPS, MORE_STEPS = int(os.environ.get("KD3D_STEPS", "1600")), 3200
 ARMS = ("searched", "uniform", "random")
 TRIALS, RUNGS = 6, (60, 120)
 COARSE = Space(backbone=(0.25, 0.375, 0.5, 0.625, 0.75, 1.0), neck=(0.25, 0.5, 0.75, 1.0), head=(0.25, 0.5, 0.75, 1.0))
@@ -72,6 +72,7 @@ class Case:
         scores: its mAP and NDS in points.
         kept: run folders.
         record: the file of results.
+        steps: that pay for everything.
         multiple: of the channels of uniform widths; the finer, the closer they come to the budget.
     """
 
@@ -79,12 +80,20 @@ class Case:
     scores: Callable[[], dict[str, Any]]
     kept: Path
     record: Path
-    multiple: int = MULTIPLE
+    steps: int
+    multiple: int
 
 
-SHIPPED = Case(near_teacher, near_teacher_scores, RUNS / "search-gain", RESULTS / "search_gain.json")
+SHIPPED = Case(
+    near_teacher, near_teacher_scores, RUNS / "search-gain", RESULTS / "search_gain.json", STEPS, MULTIPLE
+)
 SIX_TASKS = Case(
-    six_task_teacher, six_task_scores, RUNS / "search-gain-six-tasks", RESULTS / "search_gain_six_tasks.json", 1
+    six_task_teacher,
+    six_task_scores,
+    RUNS / "search-gain-six-tasks",
+    RESULTS / "search_gain_six_tasks.json",
+    MORE_STEPS,
+    1,
 )
 
 
@@ -106,7 +115,7 @@ class Setting:
 
     def steps(self, spec: DetectorSpec, spent: float = 0.0) -> int:
         """Steps that are left to a student when ``spent`` teacher passes have been paid for something else."""
-        total = STEPS * BATCH * (3 * BUDGET + 1)
+        total = self.case.steps * BATCH * (3 * BUDGET + 1)
         return int((total - spent) / (BATCH * (3 * self.share(spec) + 1)))
 
     def randoms(self, seed: int) -> list[Candidate]:
@@ -229,7 +238,7 @@ def table(case: Case) -> None:
     record = {
         "benchmark": "search_gain",
         "teacher": case.scores(),
-        **setting(),
+        **setting(case),
         "worlds": {"train": TRAIN, "validation": VALIDATION},
         "rows": rows,
         "searched_over_random_mean": paired(searched, average),
@@ -244,16 +253,16 @@ def table(case: Case) -> None:
 def recorded(case: Case) -> dict[str, dict[str, Any]]:
     """Trained students by name and seed: of the record, if it is of this setting, and of this machine."""
     found, before = {}, read_json(case.record) if case.record.exists() else {}
-    if all(before.get(key) == value for key, value in setting().items()):
+    if all(before.get(key) == value for key, value in setting(case).items()):
         found = {f"{item['name']}-{item['seed']}": item for item in before["rows"]}
     for path in sorted(case.kept.glob("*/result.json")):
         found[path.parent.name] = row(path.parent)
     return found
 
 
-def setting() -> dict[str, Any]:
+def setting(case: Case) -> dict[str, Any]:
     """What all arms share."""
-    budget = {"budget": BUDGET, "inherit": RULE, "steps": STEPS, "batch": BATCH}
+    budget = {"budget": BUDGET, "inherit": RULE, "steps": case.steps, "batch": BATCH}
     return {**budget, "range_m": RANGE_M, "max_range_m": MAX_RANGE_M}
 
 

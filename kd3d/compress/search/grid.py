@@ -50,8 +50,9 @@ def grid_search(
 ) -> list[Candidate]:
     """All students of ``space`` within ``budgets``, best prior first; deterministic.
 
-    The prior is plain on purpose: the share of the tightest budget that is used, less a penalty for uneven widths,
-    for missing layers and for larger cells. It only says which students are worth a short training; that decides.
+    The prior is plain on purpose: the share of the tightest budget that is used, less a penalty for uneven widths
+    (a head of several tasks counts as even where it is narrower by the root of their number), for missing layers and
+    for larger cells. It only says which students are worth a short training; that decides.
 
     Args:
         teacher: whose students they are; percentages are of its cost on the same data.
@@ -100,7 +101,9 @@ def prior(
     """How promising a student looks untrained; see ``grid_search``."""
     widths = [choice.encoder, choice.backbone, choice.neck]
     if isinstance(teacher.head, CenterHeadSpec):
-        widths.append(choice.head)
+        # Branches that stand once per task cost so many times more for what they do: with returns that diminish like
+        # the logarithm of a width, MACs are worth the same everywhere where the head is narrower by the root of that.
+        widths.append(choice.head * math.sqrt(len(teacher.head.tasks)))
     spread = pstdev([math.log2(width) for width in widths])
     deep = teacher.encoder.blocks if isinstance(teacher.encoder, VoxelEncoderSpec) else ()
     full = sum(teacher.backbone.layers) + sum(deep)

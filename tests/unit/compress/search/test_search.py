@@ -4,7 +4,7 @@ import pytest
 
 from kd3d.compress.search.budget import Budgets, parse_budget
 from kd3d.compress.search.cost import PillarStats, cost
-from kd3d.compress.search.grid import grid_search, pareto, shortlist
+from kd3d.compress.search.grid import grid_search, pareto, prior, shortlist
 from kd3d.compress.search.space import Choice, Space, scaled
 from kd3d.detectors.build import build
 from kd3d.detectors.presets import preset
@@ -74,6 +74,21 @@ def test_the_order_is_deterministic_best_prior_first_and_the_best_uses_the_budge
     assert priors == sorted(priors, reverse=True)
     assert first[0].cost.macs > 0.2 * cost(TEACHER, stats(TEACHER)).macs
     build(first[0].spec)
+
+
+def test_the_prior_narrows_a_head_of_six_tasks_by_the_root_of_six_and_leaves_one_task_even():
+    even = Choice(0.5, 0.5, 0.5, 0.5)
+    for tasks, factor in ((1, 1.0), (6, 6**-0.5)):
+        classes = TEACHER.head.tasks[0]
+        head = replace(TEACHER.head, tasks=tuple(classes[task::tasks] for task in range(tasks)))
+        teacher = replace(TEACHER, head=head, decode=replace(TEACHER.decode, nms_threshold=(0.2,) * tasks))
+        price, limits = cost(teacher, stats(teacher)), Budgets.parse(flops="25%")
+        limits = limits.limits(price, None)
+        by_width = {
+            head: prior(teacher, replace(even, head=head), price, limits=limits)
+            for head in (0.5 * factor * by for by in (0.7, 0.9, 1.0, 1.1, 1.4))
+        }
+        assert max(by_width, key=by_width.__getitem__) == pytest.approx(0.5 * factor)
 
 
 def test_the_convention_decides_what_is_bound():
