@@ -47,18 +47,20 @@ def search_gain(record: Record) -> list[str]:
             if found:
                 score, steps = mean(row["mAP"][-1] for row in found), round(mean(row["steps"] for row in found))
                 table.rows.append((arm, str(seed), str(len(found)), str(steps), f"{score:.2f}"))
+    teacher = record.get("of", "the shipped teacher")
     said = (
-        f"{100 * record['budget']:g} % of the MACs of the shipped teacher within {record['range_m']:g} m "
-        f"(mAP {record['teacher']['mAP']:.2f}, counted within {record['max_range_m']:g} m). Per seed all "
+        f"{100 * record['budget']:g} % of the MACs of {teacher} within {record['range_m']:g} m (mAP "
+        f"{record['teacher']['mAP']:.2f}, counted within {record['max_range_m']:g} m). Per seed all "
         "arms have the same training cost in MACs; the search pays for its trials and their scoring out of it, so its "
         "winner is taught for fewer steps. `random`: the mean of students drawn from the search's axes; `uniform`: all "
         f"widths narrowed alike. Channels are kept by the rule `{record.get('inherit', 'l1')}`."
     )
     compared = (
-        _compared("the mean of the random ones", record["searched_over_random_mean"]),
-        _compared("uniform widths", record["searched_over_uniform"]),
+        ("the mean of the random ones", record["searched_over_random_mean"]),
+        ("uniform widths", record["searched_over_uniform"]),
     )
-    return [said, table.markdown(), *compared, _tau(record["kendall_tau"])]
+    told = [_compared(other, found) for other, found in compared if found["differences"]]
+    return [said, table.markdown(), *told, *_tau(record["kendall_tau"])]
 
 
 def study(record: Record) -> list[str]:
@@ -85,7 +87,7 @@ def study(record: Record) -> list[str]:
 
 
 def _compared(other: str, found: Record) -> str:
-    differences = ", ".join(f"{value:+.2f}" for value in found["differences"]) or "none"
+    differences = ", ".join(f"{value:+.2f}" for value in found["differences"])
     said = f"Searched less {other}, mAP points by seed: {differences}."
     if found["beats"] is None:
         return f"{said} Too few seeds to judge."
@@ -97,11 +99,11 @@ def _compared(other: str, found: Record) -> str:
     )
 
 
-def _tau(found: Record) -> str:
+def _tau(found: Record) -> list[str]:
     if not found["candidates"]:
-        return "The rank correlation of short and full scores was not measured."
+        return []
     parts = [f"{value['all']:+.2f} after {steps} steps" for steps, value in found.items() if steps != "candidates"]
-    return (
+    return [
         f"Kendall's tau between the score of a short training on held-out scenes and the fully taught mAP, over "
         f"{found['candidates']} random students: {', '.join(parts)}."
-    )
+    ]

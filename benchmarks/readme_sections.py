@@ -322,6 +322,7 @@ SECTIONS = (
     Section("labelfree_gain", "What frames without labels bring", labelfree_gain),
     Section("imported_teacher", "A teacher of another framework", imported_teacher),
     Section("search_gain", "Does the search earn its keep?", search_gain),
+    Section("search_gain_six_tasks", "A search where the head has parts to spare", search_gain),
     Section("study_width_depth_resolution", "Width, depth or resolution?", study),
     Section("latency_prediction", "Predicted and measured latency", latency_prediction),
     Section("cost_speed", "The cost of a student", cost_speed),

@@ -47,12 +47,18 @@ def results(folder: Path) -> str:
     return "\n\n".join(one_section(section, folder) for section in SECTIONS)
 
 
+def script_of(name: str) -> str:
+    """What makes the record ``name``: the script or folder of that name, or of the longest beginning of it."""
+    words = name.split("_")
+    stems = ("_".join(words[:count]) for count in range(len(words), 0, -1))
+    return next(f"{stem}{end}" for stem in stems for end in (".py", "") if (HERE / f"{stem}{end}").exists())
+
+
 def one_section(section: Section, folder: Path) -> str:
     """One result as Markdown, or that it was not recorded."""
     path = folder / f"{section.name}.json"
     if not path.exists():
-        script = next((f"{section.name}{end}" for end in (".py", "") if (HERE / f"{section.name}{end}").exists()), "")
-        return f"### {section.title}\n\nNot recorded yet (`benchmarks/{script}`)."
+        return f"### {section.title}\n\nNot recorded yet (`benchmarks/{script_of(section.name)}`)."
     record = read_json(path)
     return "\n\n".join([f"### {section.title}", *section.render(record), f"<sub>{provenance(record)}</sub>"])
 

@@ -68,6 +68,7 @@ class Case:
     """Whose students are compared, and where runs and record lie.
 
     Args:
+        of: the teacher, in words.
         teacher: makes or loads it.
         scores: its mAP and NDS in points.
         kept: run folders.
@@ -76,6 +77,7 @@ class Case:
         multiple: of the channels of uniform widths; the finer, the closer they come to the budget.
     """
 
+    of: str
     teacher: Callable[[], Model]
     scores: Callable[[], dict[str, Any]]
     kept: Path
@@ -85,9 +87,16 @@ class Case:
 
 
 SHIPPED = Case(
-    near_teacher, near_teacher_scores, RUNS / "search-gain", RESULTS / "search_gain.json", STEPS, MULTIPLE
+    "the shipped teacher",
+    near_teacher,
+    near_teacher_scores,
+    RUNS / "search-gain",
+    RESULTS / "search_gain.json",
+    STEPS,
+    MULTIPLE,
 )
 SIX_TASKS = Case(
+    "a teacher with the six heads of nuScenes (`six_tasks.py`)",
     six_task_teacher,
     six_task_scores,
     RUNS / "search-gain-six-tasks",
@@ -237,6 +246,7 @@ def table(case: Case) -> None:
     average = {seed: values for seed in SEEDS if (values := random_mean(curves, seed))}
     record = {
         "benchmark": "search_gain",
+        "of": case.of,
         "teacher": case.scores(),
         **setting(case),
         "worlds": {"train": TRAIN, "validation": VALIDATION},

@@ -63,6 +63,8 @@ def test_the_readme_says_what_the_recorded_files_say(table):
 def test_without_any_record_every_section_is_said_to_be_absent(table, tmp_path):
     text = table.rendered(README, tmp_path)
     assert text.count("Not recorded yet") == len(table.SECTIONS)
+    for script in ("kd_gain.py", "search_gain.py"):  # each makes two records
+        assert text.count(f"Not recorded yet (`benchmarks/{script}`)") == 2
     assert "old" not in text
     assert text.startswith("a\n")
     assert text.endswith("c\n")
@@ -234,8 +236,13 @@ def test_the_search_is_told_with_its_verdicts(table, record, tmp_path):
     assert "gained +0.10, +0.20, +0.30 in its last quarter: it beats them." in text
     assert "by our rule it does not beat them." in text
     assert "24 random students: +0.25 after 60 steps, +0.50 after 120 steps." in text
-    record("search_gain", {**found, "searched_over_uniform": {"differences": [], "beats": None}})
-    assert "uniform widths, mAP points by seed: none. Too few seeds" in table.rendered(README, tmp_path)
+    one, nothing = ({"differences": values, "beats": None} for values in ([2.0], []))
+    six = {**found, "of": "a teacher with six heads", "kendall_tau": {"candidates": 0}}
+    record("search_gain_six_tasks", {**six, "searched_over_uniform": one, "searched_over_random_mean": nothing})
+    text = table.rendered(README, tmp_path).partition("### A search where")[2].partition("\n### ")[0]
+    assert "25 % of the MACs of a teacher with six heads within 25.6 m" in text
+    assert "Searched less uniform widths, mAP points by seed: +2.00. Too few seeds" in text
+    assert "random ones" not in text and "Kendall" not in text
 
 
 def test_costs_and_predictions_are_told_by_teacher(table, record, tmp_path):
