@@ -34,6 +34,13 @@ SUITES: tuple[tuple[str, ...], ...] = (
     ),
     *(("search_gain.py", "short", "--seed", str(seed)) for seed in SEEDS),
     ("search_gain.py", "table"),
+    ("six_tasks.py",),
+    *(
+        ("search_gain.py", "--six-tasks", "run", "--arm", a, "--seed", str(s))
+        for s in SEEDS
+        for a in ("uniform", "searched")
+    ),
+    ("search_gain.py", "--six-tasks", "table"),
     *(("kd_gain.py", "run", "--seed", str(seed)) for seed in SEEDS),
     ("kd_gain.py", "table"),
     *(("kd_gain.py", "--long", "run", "--seed", str(seed)) for seed in SEEDS),

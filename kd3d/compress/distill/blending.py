@@ -89,7 +89,7 @@ class GradientBlend:
         self._found, self._values = None, {}
         if self._module is module:
             return
-        self._module, self._cut, self._trunk = module, None, None  # an objective may serve several trainings
+        self._cut, self._trunk = None, None  # an objective may serve several trainings
         if self.settings.mode in ("auto", "cut") and not self.settings.at_weights:
             found: set[int] | str = "a step has several micro-batches, and all their graphs would have to be kept"
             places: tuple[Place, ...] = ("heads", "neck") if micro_batches == 1 else ()
@@ -101,6 +101,7 @@ class GradientBlend:
                     break
             if isinstance(found, str) and self.settings.mode == "cut":
                 raise UsageError(f"gradients cannot be compared at the neck: {found}. Use the blend mode params.")
+        self._module = module
 
     def around(self, module: nn.Module) -> AbstractContextManager[None]:
         """See ``Blend``."""
