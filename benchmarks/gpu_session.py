@@ -187,10 +187,11 @@ def _start(part: Part, session: Session) -> subprocess.Popen[bytes]:
     print(f"{part.name}: begins, {session.left():.0f} s left", flush=True)
     log = session.work / "logs" / f"{part.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**session.environment, "PYTHONUNBUFFERED": "1"}  # or errors stand before what led to them
     with log.open("ab") as file:
         # Sessions of their own: Ctrl-C reaches the data workers of a training, too, and only through us.
         return subprocess.Popen(
-            [PYTHON, *part.command], cwd=session.work, env=session.environment, stdout=file, stderr=subprocess.STDOUT,
+            [PYTHON, *part.command], cwd=session.work, env=environment, stdout=file, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
 
@@ -289,8 +290,13 @@ def unpack(earlier: Path, work: Path) -> None:
         raise SystemExit(f"{earlier} holds no state.tar.000: it is not the --out of an earlier call.")
     content = b"".join(piece.read_bytes() for piece in pieces)
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        fresh = [item for item in tar.getmembers() if not (work / item.name).exists()]
-        tar.extractall(work, members=fresh, filter="data")
+        for item in tar.getmembers():
+            path, source = work / item.name, tar.extractfile(item)
+            if source is None or not path.resolve().is_relative_to(work.resolve()):  # extractall's filter needs 3.11.4
+                raise SystemExit(f"{earlier} holds {item.name!r}, which no call of this script packs.")
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(source.read())
 
 
 def there(name: str) -> bool:

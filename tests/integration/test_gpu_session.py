@@ -1,10 +1,12 @@
 """The script that uses a lent GPU: parts in order, stopped at the deadline, packed, and taken up again elsewhere."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -72,6 +74,15 @@ def test_a_part_that_the_deadline_stops_goes_on_in_another_place_from_where_it_w
     assert told(tmp_path)["done"] == ["quick", "long"]
     assert told(tmp_path)["told"] == {"long": "done"}  # the other was not run again
     assert (again.work / "runs" / "long" / "result.json").read_text() == str(reached + 5)
+
+
+def test_a_state_that_reaches_out_of_its_folder_is_refused(module, tmp_path):
+    (tmp_path / "out").mkdir()
+    with tarfile.open(tmp_path / "out" / "state.tar.000", "w") as tar:
+        tar.addfile(tarfile.TarInfo("../escaped"), io.BytesIO())
+    with pytest.raises(SystemExit, match=r"holds '../escaped', which no call of this script packs"):
+        module.unpack(tmp_path / "out", tmp_path / "work")
+    assert not (tmp_path / "escaped").exists()
 
 
 def test_what_fails_is_told_with_its_last_lines_and_what_needs_it_is_not_begun(module, tmp_path):
