@@ -88,8 +88,8 @@ def test_the_readme_tells_the_share_of_the_gap_and_which_teacher_saw_which_label
     }
     said, table = labelfree_gain(record)
     assert "120 of 1200 frames" in said and "21.00 mAP with those of the part" in said and "within 25.6 m" in said
-    assert "| `auto`, the teacher's boxes as labels elsewhere | 26.00 | 0.00 | 30.00 | 60 % |" in table
-    assert "| the part's labels | 20.00 | 0.00 | 30.00 |  |" in table
+    assert "| `auto`, the teacher's boxes as labels elsewhere | 1, 2, 3 | 26.00 | 0.00 | 30.00 | 60 % |" in table
+    assert "| the part's labels | 1, 2, 3 | 20.00 | 0.00 | 30.00 |  |" in table
     assert "within" not in labelfree_gain({**record, "range_m": None})[0]
 
 
