@@ -31,7 +31,7 @@ test-all: $(VENV)/.installed-dev
 	$(MAKE) check VENV=$(VENV)
 	$(BIN)/python benchmarks/test_all
 
-# Every suite in benchmarks/ records its result into benchmarks/results/; then the README's tables are written anew.
+# Every suite in benchmarks/ records its result into benchmarks/results/; then the tables of README and docs are written anew.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run_all.py
 	$(BIN)/python benchmarks/readme_table.py

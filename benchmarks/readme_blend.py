@@ -1,4 +1,4 @@
-"""The README's section on gradient blending against a swept weight."""
+"""The section of docs/results.md on gradient blending against a swept weight."""
 
 from __future__ import annotations
 

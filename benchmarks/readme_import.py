@@ -1,4 +1,4 @@
-"""The README's section on a teacher of another framework."""
+"""The section of docs/results.md on a teacher of another framework."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's section on frames without labels."""
+"""The section of docs/results.md on frames without labels."""
 
 from __future__ import annotations
 

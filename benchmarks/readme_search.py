@@ -1,4 +1,4 @@
-"""The README's sections on the search: its cost model, its latency model, and whether it earns its keep."""
+"""The sections of docs/results.md on the search: its cost model, its latency model, and whether it earns its keep."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def study(record: Record) -> list[str]:
         f"scratch, on the labels alone. CPR: {record['cpr'].partition(':')[0]}, recollected, not verified."
     )
     reach = [f"No smaller student along: {', '.join(sorted(left_out))}."] if left_out else []
-    return [said, table.markdown(), *reach, "![accuracy against MACs](docs/images/study_width_depth_resolution.png)"]
+    return [said, table.markdown(), *reach, "![accuracy against MACs](images/study_width_depth_resolution.png)"]
 
 
 def _compared(other: str, found: Record) -> str:

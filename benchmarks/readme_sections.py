@@ -1,4 +1,4 @@
-"""The README's result sections: each turns one recorded file into paragraphs of Markdown."""
+"""The sections of docs/results.md: each turns one recorded file into paragraphs of Markdown."""
 
 from __future__ import annotations
 
@@ -311,29 +311,40 @@ def kd_step(record: Record) -> list[str]:
     return [said, table.markdown(), bars.markdown()]
 
 
-SECTIONS = (
-    Section("student_speed", "Teacher and student", student_speed),
-    Section("int8", "8 bits", int8),
-    Section("precision", "Float16", precision),
-    Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
-    Section("kd_gain", "What weights and answers of the teacher bring", kd_gain),
-    Section("kd_gain_long", "The same with three times the steps", kd_gain),
-    Section("blend_sweep", "One run of gradient blending against a sweep of weights", blend_sweep),
-    Section("labelfree_gain", "What frames without labels bring", labelfree_gain),
-    Section("imported_teacher", "A teacher of another framework", imported_teacher),
-    Section("search_gain", "Does the search earn its keep?", search_gain),
-    Section("search_gain_six_tasks", "A search where the head has parts to spare", search_gain),
-    Section("study_width_depth_resolution", "Width, depth or resolution?", study),
-    Section("latency_prediction", "Predicted and measured latency", latency_prediction),
-    Section("cost_speed", "The cost of a student", cost_speed),
-    Section("kd_step", "What a step of distillation costs", kd_step),
-    Section("world_gate", "How hard the generated world is", world_gate),
-    Section("world_stats", "The generated world beside a real frame", world_stats),
-    Section("world_speed", "Writing the generated world", world_speed),
-    Section("kitti_overfit", "Real KITTI frames, learnt by heart", kitti_overfit),
-    Section("pillars", "Points to pillars", pillars),
-    Section("sparse_conv", "Sparse convolution beside spconv", sparse_conv),
-    Section("voxel_speed", "Latency against voxels", voxel_speed),
-    Section("runtime_overhead", "What the runtime adds", runtime_overhead),
-    Section("test_all", "Kills, damaged inputs, random students, every preset", test_all),
-)
+GROUPS: Mapping[str, tuple[Section, ...]] = {
+    "From teacher to student": (
+        Section("student_speed", "Teacher and student", student_speed),
+        Section("imported_teacher", "A teacher of another framework", imported_teacher),
+        Section("study_width_depth_resolution", "Width, depth or resolution?", study),
+        Section("kitti_overfit", "Real KITTI frames, learnt by heart", kitti_overfit),
+    ),
+    "Distillation": (
+        Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
+        Section("kd_gain", "What weights and answers of the teacher bring", kd_gain),
+        Section("kd_gain_long", "The same with three times the steps", kd_gain),
+        Section("blend_sweep", "One run of gradient blending against a sweep of weights", blend_sweep),
+        Section("labelfree_gain", "What frames without labels bring", labelfree_gain),
+        Section("kd_step", "What a step of distillation costs", kd_step),
+    ),
+    "Search": (
+        Section("search_gain", "Does the search earn its keep?", search_gain),
+        Section("search_gain_six_tasks", "A search where the head has parts to spare", search_gain),
+        Section("latency_prediction", "Predicted and measured latency", latency_prediction),
+        Section("cost_speed", "The cost of a student", cost_speed),
+    ),
+    "Export and runtime": (
+        Section("int8", "8 bits", int8),
+        Section("precision", "Float16", precision),
+        Section("runtime_overhead", "What the runtime adds", runtime_overhead),
+        Section("pillars", "Points to pillars", pillars),
+        Section("sparse_conv", "Sparse convolution beside spconv", sparse_conv),
+        Section("voxel_speed", "Latency against voxels", voxel_speed),
+    ),
+    "The generated world": (
+        Section("world_gate", "How hard the generated world is", world_gate),
+        Section("world_stats", "The generated world beside a real frame", world_stats),
+        Section("world_speed", "Writing the generated world", world_speed),
+    ),
+    "Endurance": (Section("test_all", "Kills, damaged inputs, random students, every preset", test_all),),
+}
+SECTIONS = tuple(section for sections in GROUPS.values() for section in sections)

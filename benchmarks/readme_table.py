@@ -1,17 +1,19 @@
-"""Write what is between the README's markers: the measured results, from ``results/*.json``, and the picture.
+"""Write what stands between markers in README and docs: results from ``results/*.json``, in full and in brief.
 
-    python benchmarks/readme_table.py            rewrite README.md
-    python benchmarks/readme_table.py --check    change nothing; end with code 1 if README.md is stale
+    python benchmarks/readme_table.py            rewrite README.md and docs/results.md
+    python benchmarks/readme_table.py --check    change nothing; end with code 1 if one of them is stale
 
-A result that was not recorded is said to be absent. No number here comes from anywhere else.
+A result that was not recorded is said to be absent. No number there comes from anywhere else.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
-from readme_sections import SECTIONS, Section, provenance
+from readme_glance import glance
+from readme_sections import GROUPS, Section, provenance
 
 from kd3d.runs.atomic import read_json, write_text
 
@@ -19,32 +21,40 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PICTURE = Path("docs/images/demo.png")
 CAPTION = "The same cloud with the boxes of the teacher and of the student"
+PAGES: Mapping[str, tuple[str, ...]] = {"README.md": ("picture", "glance"), "docs/results.md": ("results",)}
 
 
 def main() -> None:
-    """Rewrite the README, or with ``--check`` only say whether that would change it."""
+    """Rewrite the pages, or with ``--check`` only say which of them that would change."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    readme = ROOT / "README.md"
-    before = readme.read_text()
-    after = rendered(before, ROOT)
+    after = {name: rendered((ROOT / name).read_text(), ROOT, parts) for name, parts in PAGES.items()}
+    stale = [name for name, text in after.items() if text != (ROOT / name).read_text()]
     if parser.parse_args().check:
-        raise SystemExit(0 if after == before else "README.md is stale. Run benchmarks/readme_table.py.")
-    if after != before:
-        write_text(readme, after)
-    print("README.md was rewritten." if after != before else "README.md is up to date.")
+        raise SystemExit(f"Stale: {', '.join(stale)}. Run benchmarks/readme_table.py." if stale else 0)
+    for name in stale:
+        write_text(ROOT / name, after[name])
+    print(f"Rewritten: {', '.join(stale)}." if stale else "Everything is up to date.")
 
 
-def rendered(readme: str, root: Path) -> str:
-    """The text of the README with results and picture of ``root`` in it."""
-    after = between(readme, "results", results(root / "benchmarks" / "results"))
-    image = f"![{CAPTION}]({PICTURE})" if (root / PICTURE).exists() else ""
-    return between(after, "picture", image)
+def rendered(page: str, root: Path, parts: tuple[str, ...]) -> str:
+    """The text ``page`` with the ``parts`` of it that are made from the results and the picture of ``root``."""
+    records = root / "benchmarks" / "results"
+    for part in parts:
+        if part == "picture":
+            content = f"![{CAPTION}]({PICTURE})" if (root / PICTURE).exists() else ""
+        else:
+            content = results(records) if part == "results" else glance(records)
+        page = between(page, part, content)
+    return page
 
 
 def results(folder: Path) -> str:
-    """All sections as Markdown."""
-    return "\n\n".join(one_section(section, folder) for section in SECTIONS)
+    """All sections as Markdown, under the headings of their groups."""
+    return "\n\n".join(
+        "\n\n".join([f"## {title}", *(one_section(section, folder) for section in sections)])
+        for title, sections in GROUPS.items()
+    )
 
 
 def script_of(name: str) -> str:
@@ -69,7 +79,7 @@ def between(text: str, name: str, content: str) -> str:
     head, _, rest = text.partition(begin)
     _, found, tail = rest.partition(end)
     if not found:
-        raise SystemExit(f"README.md has no {begin} ... {end}.")
+        raise SystemExit(f"The page has no {begin} ... {end}.")
     return f"{head}{begin}\n{content}{chr(10) if content else ''}{end}{tail}"
 
 

@@ -1,4 +1,4 @@
-"""The README's section on ``make test-all``."""
+"""The section of docs/results.md on ``make test-all``."""
 
 from __future__ import annotations
 

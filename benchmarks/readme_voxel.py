@@ -1,4 +1,4 @@
-"""The README's sections on voxels: sparse convolution beside spconv, and latency against voxels."""
+"""The sections of docs/results.md on voxels: sparse convolution beside spconv, and latency against voxels."""
 
 from __future__ import annotations
 

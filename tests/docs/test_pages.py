@@ -21,6 +21,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 BLOCK = re.compile(r"(?P<slow><!-- runs: slow -->\s*)?^```bash\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
 ONE_COMMAND = re.compile(r"kd3d [^|&;\\$]+")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+ANCHOR = re.compile(r"\]\((?!https?:)([^)#]*)#([^)]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def blocks(page, *, slow):
@@ -104,6 +106,18 @@ def test_the_long_commands_of_the_page_run(page, tmp_path, shared):
 def test_links_between_pages_lead_somewhere(page):
     broken = [target for target in LINK.findall(page.read_text()) if not (page.parent / target).exists()]
     assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_a_heading_name_one_that_is_there(page):
+    for target, name in ANCHOR.findall(page.read_text()):
+        other = (page.parent / target) if target else page
+        assert name in {slug(heading) for heading in HEADING.findall(other.read_text())}, f"{target}#{name}"
+
+
+def slug(heading):
+    """GitHub's name for a heading: lower case, hyphens for spaces, without punctuation."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""The README's figures are those of the recorded files; what was not recorded is said to be absent."""
+"""The figures of README and docs are those of the recorded files; what was not recorded is said to be absent."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-README = "a\n<!-- picture:begin -->\n<!-- picture:end -->\nb\n<!-- results:begin -->\nold\n<!-- results:end -->\nc\n"
+PAGE = "a\n<!-- results:begin -->\nold\n<!-- results:end -->\nc\n"
 MACHINE = {"cpu": "Testor 9", "cores": 2, "gpus": []}
 ENVIRONMENT = {
     "date": "2026-01-02T03:04:05+00:00",
@@ -34,6 +34,7 @@ def table(monkeypatch):
     yield readme_table
     for name in (
         "readme_table",
+        "readme_glance",
         "readme_sections",
         "readme_blend",
         "readme_import",
@@ -55,14 +56,15 @@ def record(tmp_path):
     return write
 
 
-def test_the_readme_says_what_the_recorded_files_say(table):
-    text = (ROOT / "README.md").read_text()
-    assert table.rendered(text, ROOT) == text, "run benchmarks/readme_table.py"
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_the_pages_say_what_the_recorded_files_say(table, name):
+    text = (ROOT / name).read_text()
+    assert table.rendered(text, ROOT, table.PAGES[name]) == text, "run benchmarks/readme_table.py"
 
 
 def test_without_any_record_every_section_is_said_to_be_absent(table, tmp_path):
-    text = table.rendered(README, tmp_path)
-    assert text.count("Not recorded yet") == len(table.SECTIONS)
+    text = table.rendered(PAGE, tmp_path, ("results",))
+    assert text.count("Not recorded yet") == sum(map(len, table.GROUPS.values()))
     for script in ("kd_gain.py", "search_gain.py"):  # each makes two records
         assert text.count(f"Not recorded yet (`benchmarks/{script}`)") == 2
     assert "old" not in text
@@ -73,7 +75,7 @@ def test_without_any_record_every_section_is_said_to_be_absent(table, tmp_path):
 def test_teacher_and_student_stand_beside_each_other(table, record, tmp_path):
     student = {**MODEL, "mAP": 0.41, "latency_ms": {"p50": 4.0, "p99": None}}
     record("student_speed", {"teacher": MODEL, "student": student, "ratio_p50": 2.5, "environment": ENVIRONMENT})
-    text = table.rendered(README, tmp_path)
+    text = table.rendered(PAGE, tmp_path, ("results",))
     assert "| teacher | 0.500 | 0.600 | 2.000 G | 1,000 | 3.00 MB | 10.0 ms | 20.0 ms | 90.0 |" in text
     assert "| student | 0.410 | 0.600 | 2.000 G | 1,000 | 3.00 MB | 4.0 ms | - | 90.0 |" in text
     assert "2.50 times as fast" in text
@@ -91,7 +93,7 @@ def test_a_run_of_test_all_is_told_part_by_part_with_what_failed(table, record, 
     mutations = {**part, "failed": 0, "inputs": 10000, "codes": {"0": 4000, "7": 6000}}
     found = {"parts": {"kills": part, "mutations": mutations}, "failures": [failure], "seed": 5}
     record("test_all", {**found, "environment": ENVIRONMENT})
-    text = table.rendered(README, tmp_path)
+    text = table.rendered(PAGE, tmp_path, ("results",))
     assert "| kills | commands killed at a random moment and given again | 99 | 0 | 1 | 10 |" in text
     assert "Of 10,000 damaged inputs 4,000 were read as something sane" in text
     assert "Failed: kills train 3 (`python benchmarks/test_all/kills.py train 3`)." in text
@@ -112,7 +114,7 @@ def test_8_bits_stand_beside_fp32_with_the_bars_that_were_missed(table, record, 
         "environment": ENVIRONMENT,
     }
     record("int8", found)
-    text = table.rendered(README, tmp_path)
+    text = table.rendered(PAGE, tmp_path, ("results",))
     assert "| int8, cpu | 18 of 28 | 50.00 | 59.00 | 9.0 | 50.0 | 120.0 |" in text
     assert "| int8, tensorrt | 18 of 28 | 50.00 | 59.00 | 9.0 | - | - |" in text
     assert "is 2.00 times as fast, end to end 1.40 times" in text
@@ -125,7 +127,7 @@ def test_float16_is_told_with_the_boxes_that_needed_more_and_the_bars_that_were_
     bars = {"fp16_rounded_nds_within_0.1": False, "boxes_matched": True}
     forms = {"fp32": one, "fp16_onnxruntime": one, "fp16_rounded": {**one, "NDS": 0.58}}
     record("precision", {**forms, "validation_frames": 400, "parity": parity, "bars": bars, "environment": ENVIRONMENT})
-    text = table.rendered(README, tmp_path)
+    text = table.rendered(PAGE, tmp_path, ("results",))
     assert "| fp16, rounded | 50.00 | 58.00 |" in text
     assert "60 of 70 boxes above 0.3 equal torch's, 3 lost a tie of scores, 7 differ in a heading" in text
     assert "The largest float16 value is 48.3." in text
@@ -152,7 +154,7 @@ def three_seeds(differences, *, beats):
 
 def test_every_seed_is_published_whatever_it_says(table, record, tmp_path):
     record("kd_three_seeds", three_seeds([2.0, -1.0, 2.0], beats=False))
-    text = table.rendered(README, tmp_path)
+    text = table.rendered(PAGE, tmp_path, ("results",))
     assert text.count("| control |") == 3
     assert text.count("| kd |") == 3
     assert "| kd | 2 | 8 | 25.00 | 30.00 |" in text
@@ -164,7 +166,7 @@ def test_two_seeds_are_too_few_to_judge(table, record, tmp_path):
     made = three_seeds([2.0], beats=None)
     made["comparisons"] = [{"arm": "kd", "differences": [2.0], "beats": None}]
     record("kd_three_seeds", made)
-    assert "Too few seeds to judge" in table.rendered(README, tmp_path)
+    assert "Too few seeds to judge" in table.rendered(PAGE, tmp_path, ("results",))
 
 
 def test_a_gate_without_the_trained_students_says_so(table, record, tmp_path):
@@ -178,7 +180,7 @@ def test_a_gate_without_the_trained_students_says_so(table, record, tmp_path):
             "gate": {"teacher_45_to_75": True, "student_5_below": None, "clustering_under_15": False},
         },
     )
-    text = table.rendered(README, tmp_path)
+    text = table.rendered(PAGE, tmp_path, ("results",))
     assert "| student without the teacher (mean of the controls) | not recorded | not recorded |" in text
     assert "student at least 5 mAP below it: not recorded; clustering under 15 mAP: no." in text
     assert "Machine, date and commit were not recorded." in text
@@ -196,14 +198,14 @@ def test_kitti_shows_accuracy_parity_and_speed_of_both_models(table, record, tmp
             "environment": ENVIRONMENT,
         },
     )
-    text = table.rendered(README, tmp_path)
+    text = table.rendered(PAGE, tmp_path, ("results",))
     assert "| teacher | 3.000 G | 5 | 90.00 | 80.00 | 7 of 8 | 12.0 ms |" in text
     assert "| student | 3.000 G | 5 | 90.00 | 80.00 | 7 of 8 | - |" in text
 
 
-def test_a_readme_without_markers_is_an_error(table, tmp_path):
-    with pytest.raises(SystemExit, match=r"README\.md has no <!-- results:begin -->"):
-        table.rendered("no markers", tmp_path)
+def test_a_page_without_markers_is_an_error(table, tmp_path):
+    with pytest.raises(SystemExit, match=r"The page has no <!-- results:begin -->"):
+        table.rendered("no markers", tmp_path, ("results",))
 
 
 def test_the_search_is_told_with_its_verdicts(table, record, tmp_path):
@@ -227,7 +229,7 @@ def test_the_search_is_told_with_its_verdicts(table, record, tmp_path):
         "environment": ENVIRONMENT,
     }
     record("search_gain", found)
-    text = table.rendered(README, tmp_path)
+    text = table.rendered(PAGE, tmp_path, ("results",))
     assert "| searched | 2 | 1 | 100 | 32.00 |" in text
     assert "| random | 3 | 2 | 98 | 25.00 |" in text
     assert (
@@ -239,7 +241,7 @@ def test_the_search_is_told_with_its_verdicts(table, record, tmp_path):
     one, nothing = ({"differences": values, "beats": None} for values in ([2.0], []))
     six = {**found, "of": "a teacher with six heads", "kendall_tau": {"candidates": 0}}
     record("search_gain_six_tasks", {**six, "searched_over_uniform": one, "searched_over_random_mean": nothing})
-    text = table.rendered(README, tmp_path).partition("### A search where")[2].partition("\n### ")[0]
+    text = table.rendered(PAGE, tmp_path, ("results",)).partition("### A search where")[2].partition("\n### ")[0]
     assert "25 % of the MACs of a teacher with six heads within 25.6 m" in text
     assert "Searched less uniform widths, mAP points by seed: +2.00. Too few seeds" in text
     assert "random ones" not in text and "Kendall" not in text
@@ -252,7 +254,7 @@ def test_costs_and_predictions_are_told_by_teacher(table, record, tmp_path):
     settings = {"cpu_clock": True, "threads": 1, "provider": "cpu", "seed": 11}
     teachers = {"big": {**errors, "students": [{}] * 30}}
     record("latency_prediction", {"settings": settings, "teachers": teachers, "environment": ENVIRONMENT})
-    text = table.rendered(README, tmp_path)
+    text = table.rendered(PAGE, tmp_path, ("results",))
     assert "| big | 10,000 | 1.6 | 164 |" in text
     assert "| big | 30 | 1.5 % | 20.0 % | 0.990 | 0.900 |" in text
     assert "ONNX Runtime on the CPU, 1 thread(s), processor time, seed 11." in text
@@ -268,7 +270,7 @@ def test_sparse_convolutions_and_voxels_are_told_row_by_row(table, tmp_path, rec
     cloud = {"points": 30000, "sites": [12345, 9], "voxels_ms": 1.2, "tables_ms": 5.0, "network_ms": 99.9}
     speed = {"preset": "some-voxels", "threads": 1, "difference_to_torch": 1.5e-6, "environment": ENVIRONMENT}
     record("voxel_speed", {**speed, "clouds": [{**cloud, "tables_share": 0.05}]})
-    text = table.rendered(README, tmp_path)
+    text = table.rendered(PAGE, tmp_path, ("results",))
     assert "60,000, clumped" in text and "0.80" in text and "1.25" in text and "3.0e-06" in text
     assert "12,345" in text and "5.0 %" in text and "`some-voxels`" in text and "1.5e-06" in text
 
@@ -280,7 +282,48 @@ def test_a_teacher_of_another_framework_is_told_with_its_command(table, record, 
     maps, frames = {"largest_relative_difference": 7e-7}, {"validation": 40}
     about = {"command": "kd3d compress --bench", "compress_minutes": 3.0, "environment": ENVIRONMENT}
     record("imported_teacher", {**found, **about, "maps": maps, "frames": frames})
-    text = table.rendered(README, tmp_path)
+    text = table.rendered(PAGE, tmp_path, ("results",))
     assert "| teacher | 40.00 | 30.00 | 2.000 G | 10.0 ms | 7 of 8 |" in text
     assert "mAP 45.00, as itself 45.00; head maps differ by 7.0e-07" in text
     assert "`kd3d compress --bench`, took 3.0 minutes: the student has 25.0 % of the MACs" in text
+
+
+GLANCE = "<!-- glance:begin -->\n<!-- glance:end -->\n"
+
+
+def test_in_brief_a_question_without_a_record_is_said_to_be_open(table, tmp_path):
+    text = table.rendered(GLANCE, tmp_path, ("glance",))
+    assert text.count("Not recorded yet ([more](docs/results.md#") == text.count("\n") - 4
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"beats": True, "mean": 3.0}, "+3.0 ± 0.5 (beats)"),
+        ({"beats": False, "mean": -2.0}, "-2.0 ± 0.5 (worse)"),
+        ({"beats": False, "mean": 0.6}, "+0.6 ± 0.5 (too close)"),
+        (
+            {"beats": False, "mean": 3.0, "control_gain_last_quarter": [0.1, 1.0, 0.2]},
+            "+3.0 ± 0.5 (control still rising)",
+        ),
+        ({"beats": None, "differences": [2.0, 1.0]}, "+1.5 (2 of 3 seeds)"),
+    ],
+)
+def test_in_brief_a_difference_is_told_with_its_verdict(table, record, tmp_path, facts, said):
+    one = {"standard_error": 0.5, "control_gain_last_quarter": [0.1, 0.2, 0.3], "differences": [1.0, 1.0, 1.0], **facts}
+    nothing = {"differences": [], "beats": None}
+    record("search_gain", {"searched_over_uniform": one, "searched_over_random_mean": nothing})
+    rows = [{"row": "width-taylor-kd", "control": f"width-taylor-{name}", **one} for name in ("plain", "auto")]
+    record("kd_gain_long", {"compared": [*rows, {"row": "a-b-c", "control": "a-b-plain", **nothing}]})
+    text = table.rendered(GLANCE, tmp_path, ("glance",))
+    assert f"| {said} mAP over uniform widths, its trials paid for ([more](docs/results.md#does-the" in text
+    assert f"| width, `sparsekd`: {said} ([more](docs/results.md#" in text
+
+
+def test_in_brief_labels_are_counted_against_the_gap(table, record, tmp_path):
+    lines = [
+        {"row": row, "seeds": seeds, "gap": {"recovered": 0.5}} for row, seeds in (("ssad", [1, 2, 3]), ("auto", [1]))
+    ]
+    record("labelfree_gain", {"rows": [*lines, {"row": "control-part", "seeds": [1], "gap": None}]})
+    text = table.rendered(GLANCE, tmp_path, ("glance",))
+    assert "| `ssad` recovers 50 %; `auto` recovers 50 % (1 of 3 seeds) of what" in text
