@@ -37,6 +37,7 @@ from kd3d.training.log import read_metrics
 
 KEPT, RECORD = RUNS / "blend-sweep", RESULTS / "blend_sweep.json"
 COMBINATIONS = ("width-logits", "width-fitnet", "resolution-responses", "resolution-attention")
+MORE = ("width-responses", "depth-logits", "depth-fitnet", "resolution-logits")  # where there is a GPU
 FACTORS = tuple(10 ** ((place - 7) / 2) for place in range(14))
 SWEPT, JUDGED = 1, (2, 3)
 STEPS = 400
@@ -171,7 +172,7 @@ def differences(ours: list[float], others: list[float]) -> dict[str, Any]:
 def table() -> None:
     """Put the finished runs together."""
     found = recorded()
-    verdicts = [told for combination in COMBINATIONS if (told := verdict(combination, found)) is not None]
+    verdicts = [told for combination in COMBINATIONS + MORE if (told := verdict(combination, found)) is not None]
     wins = [told["as_good"] for told in verdicts]
     record = {
         "benchmark": "blend_sweep",
@@ -191,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run")
-    one.add_argument("--combination", choices=COMBINATIONS, nargs="+", default=list(COMBINATIONS))
+    one.add_argument("--combination", choices=COMBINATIONS + MORE, nargs="+", default=list(COMBINATIONS))
     one.add_argument("--threads", type=int, default=1)
     one.add_argument("--device", default=DEVICE)
     commands.add_parser("table")

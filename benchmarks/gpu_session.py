@@ -29,44 +29,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpu_plan import Part, plan, smoke_plan
+
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
-SEEDS = (1, 2, 3)
 NEEDED = ("torch", "numpy", "nuscenes", "pyquaternion", "cachetools", "safetensors", "typer")
 USEFUL = ("optuna", "numba", "onnx", "onnxscript", "onnxruntime", "scipy", "matplotlib", "pytest", "hypothesis",
           "tensorrt", "cuda.bindings")  # fmt: skip
-GAIN_ROWS = tuple(
-    f"{student}-taylor-{taught}" for student in ("width", "depth", "resolution") for taught in ("plain", "kd", "auto")
-)
 GRACE_S = 20.0  # from Ctrl-C to the end of a process, and for the last packing
 PACK_EVERY_S = 45.0
 PIECE, LIMIT = 15 << 20, 60 << 20
 _MARK, _HERE = "done", "done-here"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One process.
-
-    Args:
-        name: of its mark and log.
-        command: after ``python``.
-        least_s: not started with less time left.
-        alone: nothing else runs meanwhile: it measures, or takes all cores.
-        needs: parts that must be done before.
-        requires: modules without which it is passed over.
-        run: folder, below the runs, with its checkpoints.
-        kept: what it made is in ``--out``; if not, it is done again on a fresh machine.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    least_s: float = 60.0
-    alone: bool = False
-    needs: tuple[str, ...] = ()
-    requires: tuple[str, ...] = ()
-    run: str | None = None
-    kept: bool = True
 
 
 @dataclass
@@ -88,52 +61,6 @@ class Session:
     def left(self) -> float:
         """Seconds until processes are stopped."""
         return self.until - GRACE_S - time.monotonic()
-
-
-def benchmark(script: str, *words: str) -> tuple[str, ...]:
-    """A command of a script beside this one."""
-    return (str(ROOT / "benchmarks" / script), *words)
-
-
-def plan(*, steps: int = 5000, rows: Sequence[str] = (), table_steps: int = 3200) -> list[Part]:
-    """The parts in the order of their worth."""
-    worlds = ("worlds",)
-    found = [
-        Part("worlds", benchmark("generate_worlds.py", "--small"), alone=True, kept=False),
-        Part("tests", ("-m", "pytest", "-m", "gpu", str(ROOT / "tests" / "gpu")), alone=True, requires=("pytest",)),
-        Part("latency", benchmark("gpu_latency.py"), 90.0, alone=True, requires=("onnxruntime",)),
-    ]
-    arms = [(arm, seed) for seed in SEEDS for arm in ("control", "kd", "inherit")]
-    for arm, seed in arms:
-        command = benchmark("kd_three_seeds.py", "run", "--arm", arm, "--seed", str(seed), "--steps", str(steps))
-        found.append(Part(f"seeds-{arm}-{seed}", command, needs=worlds, run=f"kd-three-seeds/{arm}-{seed}-{steps}"))
-    made = tuple(f"seeds-{arm}-{seed}" for arm, seed in arms)
-    found.append(Part("seeds-table", benchmark("kd_three_seeds.py", "table"), needs=made))
-    for seed in SEEDS:
-        for row in rows:
-            where = f"kd-table/world-centerpoint-pillar-small/{row.replace(':', '-')}-{seed}-{table_steps}"
-            words = ("--rows", row, "--seeds", str(seed), "--steps", str(table_steps), "--no-table")
-            found.append(Part(f"table-{row.replace(':', '-')}-{seed}", benchmark("kd_table.py", *words), needs=worlds,
-                              run=where))  # fmt: skip
-    found.append(Part("gain-teacher", benchmark("search_gain.py", "teacher"), needs=worlds))
-    for seed in SEEDS:
-        for arm in ("uniform", "searched"):
-            words = ("run", "--arm", arm, "--seed", str(seed))
-            found.append(Part(f"gain-{arm}-{seed}", benchmark("search_gain.py", *words), needs=worlds,
-                              requires=("optuna",), run=f"search-gain/{arm}-{seed}"))  # fmt: skip
-    for row in GAIN_ROWS:
-        for seed in SEEDS:
-            words = ("--long", "run", "--row", row, "--seed", str(seed))
-            found.append(Part(f"{row}-{seed}", benchmark("kd_gain.py", *words), needs=worlds,
-                              run=f"kd-gain-long/{row}-{seed}"))  # fmt: skip
-    return found
-
-
-def smoke_plan() -> list[Part]:
-    """The same machinery in two minutes on a CPU: tiny worlds, one training of a few steps, no measuring."""
-    command = benchmark("kd_three_seeds.py", "run", "--arm", "kd", "--seed", "1", "--steps", "8")
-    worlds = Part("worlds", benchmark("generate_worlds.py", "--small"), 0.0, alone=True, kept=False)
-    return [worlds, Part("seeds-kd-1", command, 0.0, needs=("worlds",), run="kd-three-seeds/kd-1-8")]
 
 
 def work_through(parts: Sequence[Part], session: Session) -> None:
@@ -324,7 +251,7 @@ def environment_of(work: Path, *, device: str, smoke: bool) -> dict[str, str]:
 def main(parts_of: Callable[[argparse.Namespace], list[Part]] | None = None) -> None:
     """Command line."""
     options = _options()
-    parts = parts_of(options) if parts_of else smoke_plan() if options.smoke else plan(rows=options.rows)
+    parts = parts_of(options) if parts_of else smoke_plan() if options.smoke else plan()
     print(f"missing: {', '.join(missing(NEEDED)) or 'nothing that is needed'};"
           f" of use: {', '.join(missing(USEFUL)) or 'all there'}")  # fmt: skip
     if options.list:
@@ -369,8 +296,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("gpu-session-out"))
     parser.add_argument("--from", dest="earlier", type=Path, help="the --out of an earlier call")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gpu-session")
-    parser.add_argument("--jobs", type=int, default=6, help="trainings at a time")
-    parser.add_argument("--rows", nargs="*", default=["logits", "sparsekd"], help="of kd_table.py, beside its controls")
+    parser.add_argument("--jobs", type=int, default=12, help="trainings at a time")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--list", action="store_true")
     return parser.parse_args()

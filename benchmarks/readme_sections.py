@@ -8,6 +8,7 @@ from typing import Any
 
 from readme_blend import blend_sweep
 from readme_import import imported_teacher
+from readme_kd_table import kd_table
 from readme_labelfree import labelfree_gain
 from readme_search import cost_speed, latency_prediction, search_gain, study
 from readme_test_all import test_all
@@ -322,6 +323,7 @@ GROUPS: Mapping[str, tuple[Section, ...]] = {
         Section("kd_three_seeds", "What the teacher adds: three seeds", kd_three_seeds),
         Section("kd_gain", "What weights and answers of the teacher bring", kd_gain),
         Section("kd_gain_long", "The same with three times the steps", kd_gain),
+        Section("kd_table", "Every method beside its controls", kd_table),
         Section("blend_sweep", "One run of gradient blending against a sweep of weights", blend_sweep),
         Section("labelfree_gain", "What frames without labels bring", labelfree_gain),
         Section("kd_step", "What a step of distillation costs", kd_step),

@@ -38,6 +38,8 @@ def table(monkeypatch):
         "readme_sections",
         "readme_blend",
         "readme_import",
+        "readme_kd_table",
+        "readme_labelfree",
         "readme_search",
         "readme_test_all",
         "readme_voxel",
@@ -245,6 +247,23 @@ def test_the_search_is_told_with_its_verdicts(table, record, tmp_path):
     assert "25 % of the MACs of a teacher with six heads within 25.6 m" in text
     assert "Searched less uniform widths, mAP points by seed: +2.00. Too few seeds" in text
     assert "random ones" not in text and "Kendall" not in text
+
+
+def test_every_method_is_told_beside_the_student_that_inherits(table, record, tmp_path):
+    ahead = {"differences": [1.0, 2.0, 3.0], "beats": True, "mean": 2.0, "standard_error": 0.5}
+    line = {
+        "row": "logits", "seeds": [1, 2, 3], "mAP": {"mean": 0.4, "sd": 0.01}, "NDS": {"mean": 0.5, "sd": 0.01},
+        "tp_errors": {"trans_err": {"mean": 0.25, "sd": 0.0}}, "step_s": {"mean": 0.12, "sd": 0.0},
+        "versus": {"inherit": ahead},
+    }  # fmt: skip
+    alone = {**line, "row": "inherit", "seeds": [1], "mAP": {"mean": 0.3, "sd": None}, "tp_errors": {}}
+    found = {"student": "some", "steps": 800, "teacher": {"mAP": 0.5}, "worlds": {"validation_frames": 400}}
+    record("kd_table", {**found, "rows": [alone, line], "environment": ENVIRONMENT})
+    text = table.rendered(PAGE, tmp_path, ("results",))
+    assert "| row | seeds | mAP | sd | NDS | mATE | ms/step | over `inherit` | SE |" in text
+    assert "| `inherit` | 1 | 30.00 |  | 50.00 |  | 120 |  |  |" in text
+    assert "| `logits` | 1, 2, 3 | 40.00 | 1.00 | 50.00 | 0.250 | 120 | +2.00 | 0.50 |" in text
+    assert "Student `some`, 800 steps, 400 validation frames; teacher mAP 50.00." in text
 
 
 def test_costs_and_predictions_are_told_by_teacher(table, record, tmp_path):

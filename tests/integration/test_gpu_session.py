@@ -133,14 +133,40 @@ def test_a_folder_without_a_state_is_refused(module, tmp_path):
 
 
 def test_the_plan_names_scripts_and_options_that_exist(module):
-    names = [part.name for part in module.plan(rows=("logits",))]
+    names = [part.name for part in module.plan()]
     assert names[:3] == ["worlds", "tests", "latency"]
     assert len(names) == len(set(names))
-    for part in module.plan(rows=("logits",)):
+    for part in module.plan():
         assert set(part.needs) <= set(names)
         if part.command[0] != "-m":
             source = Path(part.command[0]).read_text()
             assert all(f'"{word}"' in source for word in part.command[1:] if word.startswith("--")), part
+
+
+def test_the_plan_has_the_rows_and_combinations_of_the_scripts(module):
+    import blend_sweep
+    import gpu_plan
+    import kd_table
+    import search_gain
+
+    assert sorted(gpu_plan.TABLE_ROWS) == sorted(kd_table.rows())
+    assert gpu_plan.COMBINATIONS == blend_sweep.COMBINATIONS + blend_sweep.MORE
+    assert gpu_plan.RANDOM == search_gain.RANDOM
+
+
+def test_what_make_bench_runs_is_what_the_records_say(module):
+    """A record whose command is no longer among them could not be made again by `make bench`."""
+    import run_all
+
+    def said(words):
+        words = [word for word in words if word != "--table-only"]
+        pairs = zip(["", *words[:-1]], words, strict=True)
+        return " ".join(word for before, word in pairs if "--out" not in (before, word))
+
+    suites = [said(suite) for suite in run_all.SUITES]
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        command = json.loads(path.read_text())["environment"]["command"]
+        assert command[0] == "test_all" or any(suite.startswith(said(command)) for suite in suites), path.name
 
 
 @pytest.mark.slow
