@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 from readme_sections import SECTIONS
+from readme_verdict import verdict
 
 from kd3d.report.table import Table
 from kd3d.runs.atomic import read_json
@@ -58,16 +59,9 @@ def difference(item: Record) -> str:
     """Mean difference with its standard error and verdict, or what the seeds so far say."""
     if item.get("beats") is None:
         return f"{mean(item['differences']):+.1f} ({len(item['differences'])} of 3 seeds)"
-    return f"{item['mean']:+.1f} ± {item['standard_error']:.1f} ({verdict(item)})"
-
-
-def verdict(item: Record) -> str:
-    """Why the rule of CONTRIBUTING.md says yes or no."""
-    if item["beats"]:
-        return "beats"
-    if item["mean"] < 0:
-        return "worse"
-    return "control still rising" if max(item["control_gain_last_quarter"]) >= 1 else "too close"
+    told = verdict(item)
+    judged = {"yes": "beats", "on average": "beats on average"}.get(told, told.removeprefix("no: "))
+    return f"{item['mean']:+.1f} ± {item['standard_error']:.1f} ({judged})"
 
 
 def scratch(record: Record) -> str:

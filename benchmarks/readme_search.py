@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
+from readme_verdict import verdict
+
 from kd3d.report.table import Table
 
 Record = Mapping[str, Any]
@@ -91,11 +93,10 @@ def _compared(other: str, found: Record) -> str:
     said = f"Searched less {other}, mAP points by seed: {differences}."
     if found["beats"] is None:
         return f"{said} Too few seeds to judge."
-    verdict = "it beats them" if found["beats"] else "by our rule it does not beat them"
     gains = ", ".join(f"{value:+.2f}" for value in found["control_gain_last_quarter"])
     return (
         f"{said} Mean {found['mean']:+.2f}, standard error {found['standard_error']:.2f}; the other side gained "
-        f"{gains} in its last quarter: {verdict}."
+        f"{gains} in its last quarter. Beats: {verdict(found)}."
     )
 
 

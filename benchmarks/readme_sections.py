@@ -12,6 +12,7 @@ from readme_kd_table import kd_table
 from readme_labelfree import labelfree_gain
 from readme_search import cost_speed, latency_prediction, search_gain, study
 from readme_test_all import test_all
+from readme_verdict import verdict
 from readme_voxel import sparse_conv, voxel_speed
 
 from kd3d.report.table import Table, comparison, number
@@ -97,7 +98,7 @@ def kd_three_seeds(record: Record) -> list[str]:
         "learns from the labels alone, `inherit` starts from the teacher's weights, `kd` inherits and distils; "
         f"channels are kept by the rule `{rule}`."
     )
-    return [said, table.markdown(), *(verdict(item) for item in record["comparisons"])]
+    return [said, table.markdown(), *(compared(item) for item in record["comparisons"])]
 
 
 TAUGHT = {
@@ -129,11 +130,7 @@ def kd_gain(record: Record) -> list[str]:
         f"{setting['max_range_m']:g} m), and students that are narrower, shallower or on larger cells; "
         f"{setting['steps']} steps of {setting['batch']} frames for every row, 400 validation frames."
     )
-    rule = (
-        "Paired differences by seed. `beats` asks for differences that are all positive, a mean above two standard "
-        "errors, and a control that gained under 1 mAP in its last quarter (CONTRIBUTING.md)."
-    )
-    return [told, table.markdown(), rule, pairs(record["compared"]).markdown()]
+    return [told, table.markdown(), "Paired differences by seed.", pairs(record["compared"]).markdown()]
 
 
 def pairs(compared: Sequence[Record]) -> Table:
@@ -148,21 +145,20 @@ def pairs(compared: Sequence[Record]) -> Table:
             f"{item['mean']:+.2f}" if judged else "",
             f"{item['standard_error']:.2f}" if judged else "",
             ", ".join(f"{value:.2f}" for value in item["control_gain_last_quarter"]) if judged else "",
-            ("yes" if item["beats"] else "no") if judged else "too few seeds",
+            verdict(item),
         )
         table.rows.append((f"`{item['row']}`", f"`{item['control']}`", *cells))
     return table
 
 
-def verdict(item: Record) -> str:
+def compared(item: Record) -> str:
     """One comparison with the control (a row of that name, or the one that ``item`` names), in words."""
     differences = ", ".join(f"{value:+.2f}" for value in item["differences"]) or "none"
     said = f"`{item['arm']}` minus `{item.get('control', 'control')}`, mAP points by seed: {differences}."
     if item.get("beats") is None:
         return f"{said} Too few seeds to judge."
-    converged = "" if item["control_converged"] else ", and the control was still rising"
-    judged = "beats the control" if item["beats"] else "does not beat the control by the rule of CONTRIBUTING.md"
-    return f"{said} Mean {item['mean']:+.2f}, standard error {item['standard_error']:.2f}: it {judged}{converged}."
+    error = f"Mean {item['mean']:+.2f}, standard error {item['standard_error']:.2f}"
+    return f"{said} {error}: beats: {verdict(item)}."
 
 
 def world_gate(record: Record) -> list[str]:

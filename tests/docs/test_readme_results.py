@@ -42,6 +42,7 @@ def table(monkeypatch):
         "readme_labelfree",
         "readme_search",
         "readme_test_all",
+        "readme_verdict",
         "readme_voxel",
     ):
         sys.modules.pop(name, None)
@@ -161,7 +162,7 @@ def test_every_seed_is_published_whatever_it_says(table, record, tmp_path):
     assert text.count("| kd |") == 3
     assert "| kd | 2 | 8 | 25.00 | 30.00 |" in text
     assert "+2.00, -1.00, +2.00" in text
-    assert "does not beat the control" in text
+    assert "standard error 0.30: beats: no: too close." in text
 
 
 def test_two_seeds_are_too_few_to_judge(table, record, tmp_path):
@@ -237,8 +238,8 @@ def test_the_search_is_told_with_its_verdicts(table, record, tmp_path):
     assert (
         "the mean of the random ones, mAP points by seed: +8.00, +8.00, +8.00. Mean +8.00, standard error 0.50" in text
     )
-    assert "gained +0.10, +0.20, +0.30 in its last quarter: it beats them." in text
-    assert "by our rule it does not beat them." in text
+    assert "gained +0.10, +0.20, +0.30 in its last quarter. Beats: yes." in text
+    assert "Beats: no: worse." in text
     assert "24 random students: +0.25 after 60 steps, +0.50 after 120 steps." in text
     one, nothing = ({"differences": values, "beats": None} for values in ([2.0], []))
     six = {**found, "of": "a teacher with six heads", "kendall_tau": {"candidates": 0}}
@@ -319,11 +320,16 @@ def test_in_brief_a_question_without_a_record_is_said_to_be_open(table, tmp_path
     ("facts", "said"),
     [
         ({"beats": True, "mean": 3.0}, "+3.0 ± 0.5 (beats)"),
-        ({"beats": False, "mean": -2.0}, "-2.0 ± 0.5 (worse)"),
+        ({"beats": False, "mean": -2.0, "differences": [-1.0, -3.0, -2.0]}, "-2.0 ± 0.5 (worse)"),
+        ({"beats": False, "mean": 2.0, "differences": [-1.0, 5.0, 2.0]}, "+2.0 ± 0.5 (too close)"),
         ({"beats": False, "mean": 0.6}, "+0.6 ± 0.5 (too close)"),
         (
             {"beats": False, "mean": 3.0, "control_gain_last_quarter": [0.1, 1.0, 0.2]},
-            "+3.0 ± 0.5 (control still rising)",
+            "+3.0 ± 0.5 (beats on average)",
+        ),
+        (
+            {"beats": False, "mean": 3.0, "control_gain_last_quarter": [1.1, 1.0, 0.9]},
+            "+3.0 ± 0.5 (control rising)",
         ),
         ({"beats": None, "differences": [2.0, 1.0]}, "+1.5 (2 of 3 seeds)"),
     ],
