@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from readme_blend import blend_sweep
+from readme_gain import kd_gain
 from readme_import import imported_teacher
 from readme_kd_table import kd_table
 from readme_labelfree import labelfree_gain
@@ -99,56 +100,6 @@ def kd_three_seeds(record: Record) -> list[str]:
         f"channels are kept by the rule `{rule}`."
     )
     return [said, table.markdown(), *(compared(item) for item in record["comparisons"])]
-
-
-TAUGHT = {
-    "plain": "labels alone",
-    "kd": "recipe `sparsekd`",
-    "cached": "recipe `sparsekd`, answers cached",
-    "crossscale": "recipe `crossscale`",
-    "auto": "recipe `auto`",
-    "fleet": "recipe `auto`, and scenes without labels",
-}
-
-
-def kd_gain(record: Record) -> list[str]:
-    """Three students: what they begin with, and what they are taught."""
-    table = Table("", ("student", "MACs", "inherits", "taught", "mAP, seeds 1, 2, 3", "mean"))
-    rows: dict[str, list[Record]] = {}
-    for item in record["rows"]:
-        rows.setdefault(item["row"], []).append(item)
-    for name, found in rows.items():
-        axis, rule, taught = name.split("-")
-        finals = [item["mAP"][-1] for item in sorted(found, key=lambda item: item["seed"])]
-        said = TAUGHT[taught]
-        mean = f"{sum(finals) / len(finals):.2f}"
-        each = ", ".join(f"{value:.2f}" for value in finals)
-        table.rows.append((axis, f"{100 * found[0]['macs_share']:.1f} %", rule, said, each, mean))
-    setting = record["setting"]
-    told = (
-        f"The shipped teacher within {setting['range_m']:g} m (mAP {record['teacher']['mAP']:.2f}, counted within "
-        f"{setting['max_range_m']:g} m), and students that are narrower, shallower or on larger cells; "
-        f"{setting['steps']} steps of {setting['batch']} frames for every row, 400 validation frames."
-    )
-    return [told, table.markdown(), "Paired differences by seed.", pairs(record["compared"]).markdown()]
-
-
-def pairs(compared: Sequence[Record]) -> Table:
-    """A line per comparison of two rows that has a seed in common."""
-    table = Table("", ("row", "control", "difference in mAP", "mean", "SE", "control's last gain", "beats"))
-    for item in compared:
-        if not item["differences"]:
-            continue
-        judged = item["beats"] is not None
-        cells = (
-            ", ".join(f"{value:+.2f}" for value in item["differences"]),
-            f"{item['mean']:+.2f}" if judged else "",
-            f"{item['standard_error']:.2f}" if judged else "",
-            ", ".join(f"{value:.2f}" for value in item["control_gain_last_quarter"]) if judged else "",
-            verdict(item),
-        )
-        table.rows.append((f"`{item['row']}`", f"`{item['control']}`", *cells))
-    return table
 
 
 def compared(item: Record) -> str:

@@ -37,6 +37,7 @@ def table(monkeypatch):
         "readme_glance",
         "readme_sections",
         "readme_blend",
+        "readme_gain",
         "readme_import",
         "readme_kd_table",
         "readme_labelfree",
@@ -248,6 +249,28 @@ def test_the_search_is_told_with_its_verdicts(table, record, tmp_path):
     assert "25 % of the MACs of a teacher with six heads within 25.6 m" in text
     assert "Searched less uniform widths, mAP points by seed: +2.00. Too few seeds" in text
     assert "random ones" not in text and "Kendall" not in text
+
+
+def test_recipes_are_told_by_seed_with_the_part_of_the_gap_that_they_close(table, record, tmp_path):
+    rows = [
+        {"row": f"width-taylor-{taught}", "seed": seed, "macs_share": 0.25, "mAP": [0.0, score]}
+        for taught, scores in (("plain", {2: 42.0, 1: 40.0}), ("kd", {1: 44.0}))
+        for seed, score in scores.items()
+    ]
+    pair = {
+        "row": "width-taylor-kd",
+        "control": "width-taylor-plain",
+        "seeds": [1],
+        "differences": [4.0],
+        "beats": None,
+    }
+    setting = {"range_m": 25.6, "max_range_m": 25.0, "steps": 1600, "batch": 2}
+    found = {"rows": rows, "compared": [pair, {**pair, "control": "width-taylor-auto"}], "setting": setting}
+    record("kd_gain", {**found, "teacher": {"mAP": 50.0}, "environment": ENVIRONMENT})
+    text = table.rendered(PAGE, tmp_path, ("results",))
+    assert "| width | 25.0 % | taylor | labels alone | 1, 2 | 40.00, 42.00 | 41.00 |" in text
+    assert "| `width-taylor-kd` | `width-taylor-plain` | +4.00 |  |  | 40 % |  | too few seeds |" in text
+    assert "| `width-taylor-kd` | `width-taylor-auto` | +4.00 |  |  |  |  | too few seeds |" in text
 
 
 def test_every_method_is_told_beside_the_student_that_inherits(table, record, tmp_path):
