@@ -22,7 +22,7 @@ from kd3d.compress.distill.combining import (
     planned,
     shared_slots,
 )
-from kd3d.compress.distill.cutting import Cut, Place
+from kd3d.compress.distill.cutting import PLACES, Cut
 from kd3d.compress.distill.gradients import Gradients, added, gradients_of, gram, summed_over_ranks
 from kd3d.compress.distill.shares import Shares, Table, weigh
 from kd3d.errors import UsageError
@@ -33,6 +33,7 @@ from kd3d.training.ranks import sum_over_ranks
 JOINT = "taught"
 KAPPA = 1.5  # between refreshes a step may be longer than the task's gradient usually is, but no more than this
 ADAPTERS = "adapters."
+SEVERAL = "a step has several micro-batches, and all their graphs would have to be kept"
 
 
 class GradientBlend:
@@ -77,7 +78,7 @@ class GradientBlend:
 
     @property
     def place(self) -> str | None:
-        """Where they are compared: ``heads`` or ``neck``; ``None`` at the weights."""
+        """Where they are compared: ``heads``, ``neck`` or ``levels``; ``None`` at the weights."""
         return None if self._cut is None or self._trunk is None else self._cut.place
 
     def begin(self, module: nn.Module, named: Named, *, micro_batches: int, probe: Probe) -> None:
@@ -91,16 +92,17 @@ class GradientBlend:
             return
         self._cut, self._trunk = None, None  # an objective may serve several trainings
         if self.settings.mode in ("auto", "cut") and not self.settings.at_weights:
-            found: set[int] | str = "a step has several micro-batches, and all their graphs would have to be kept"
-            places: tuple[Place, ...] = ("heads", "neck") if micro_batches == 1 else ()
-            for place in places:  # the later the cut, the cheaper
+            objections = [] if micro_batches == 1 else [SEVERAL]
+            for place in PLACES if micro_batches == 1 else ():
                 self._cut = Cut(module, place)
                 found = self._cut.trunk([parameter for _, parameter in named], probe)
                 if isinstance(found, set):
                     self._trunk = found
                     break
-            if isinstance(found, str) and self.settings.mode == "cut":
-                raise UsageError(f"gradients cannot be compared at the neck: {found}. Use the blend mode params.")
+                objections.append(found)
+            if self._trunk is None and self.settings.mode == "cut":
+                said = "; ".join(objections)
+                raise UsageError(f"gradients cannot be compared at a cut: {said}. Use the blend mode params.")
         self._module = module
 
     def around(self, module: nn.Module) -> AbstractContextManager[None]:

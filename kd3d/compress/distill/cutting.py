@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from kd3d.training.objective import Probe
 
-Place = Literal["heads", "neck"]
+Place = Literal["heads", "neck", "levels"]
+PLACES: tuple[Place, ...] = ("heads", "neck", "levels")  # the later the cut, the cheaper
 
 
 class Cut:
@@ -20,8 +21,9 @@ class Cut:
     Args:
         module: a detector whose ``backbone`` returns its levels and the neck's map; may be wrapped for data-parallel
             training.
-        place: ``neck``, or ``heads``: the inputs of the last convolution of every branch of a centre head. The later
-            the cut, the less is run backward once per loss.
+        place: ``heads``, the inputs of the last convolution of every branch of a centre head; ``neck``; or ``levels``,
+            the output of every level as the neck and the signals read it, while the next level reads it uncut. The
+            later the cut, the less is run backward once per loss.
     """
 
     def __init__(self, module: nn.Module, place: Place) -> None:
@@ -29,6 +31,7 @@ class Cut:
         inner = getattr(module, "module", module)
         self._backbone: nn.Module | None = getattr(inner, "backbone", None)
         self._last = _last_layers(inner)
+        self._ups = list(getattr(self._backbone, "ups", ()))
         self.maps: list[Tensor] = []
         self.leaves: list[Tensor] = []
 
@@ -37,12 +40,11 @@ class Cut:
         """Cut the forward pass inside."""
         self.forget()
         with ExitStack() as hooks:
-            if self.place == "neck":
-                assert self._backbone is not None
-                hooks.callback(self._backbone.register_forward_hook(self._behind).remove)
-            else:
-                for layer in self._last:
-                    hooks.callback(layer.register_forward_pre_hook(self._before).remove)
+            if self._backbone is not None and self.place != "heads":
+                behind = self._behind if self.place == "neck" else self._behind_levels
+                hooks.callback(self._backbone.register_forward_hook(behind).remove)
+            for layer in {"heads": self._last, "neck": [], "levels": self._ups}[self.place]:
+                hooks.callback(layer.register_forward_pre_hook(self._before).remove)
             yield
 
     def forget(self) -> None:
@@ -52,6 +54,11 @@ class Cut:
     def _behind(self, _: nn.Module, __: Any, output: tuple[list[Tensor], Tensor]) -> tuple[list[Tensor], Tensor]:
         levels, neck = output
         return levels, self._leaf(neck)
+
+    def _behind_levels(self, _: nn.Module, __: Any, output: tuple[list[Tensor], Tensor]) -> tuple[list[Tensor], Tensor]:
+        leaves = {id(tensor): leaf for tensor, leaf in zip(self.maps, self.leaves, strict=True)}
+        levels, neck = output
+        return [leaves[id(level)] for level in levels], neck
 
     def _before(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (self._leaf(inputs[0]),)
@@ -70,8 +77,8 @@ class Cut:
         """
         if self.place == "heads" and not self._last:
             return "the network has no centre head whose branches could be cut"
-        if self._backbone is None:
-            return "the network has no backbone whose neck could be cut"
+        if self._backbone is None or (self.place == "levels" and not self._ups):
+            return f"the network has no backbone whose {self.place} could be cut"
         with self.active(), probe() as parts:
             live = [tensor for tensor in self.maps if tensor.requires_grad]
             if not live:

@@ -155,11 +155,11 @@ def test_auto_cuts_where_it_can_and_the_mode_cut_says_why_it_cannot():
     ):
         gradients(objective, frames)
         assert objective.blend.cuts is cuts
-    with pytest.raises(UsageError, match=r"at the neck: kd.features reads maps upstream of the neck. Use .* params"):
+    with pytest.raises(UsageError, match=r"kd.features reads maps upstream of the neck; the .* Use .* params"):
         gradients(Toy(replace(EXACT, mode="cut"), tap="level"), [batch()])
     with pytest.raises(UsageError, match="a step has several micro-batches"):
         gradients(Toy(replace(EXACT, mode="cut")), [batch(), batch(1)])
-    with pytest.raises(UsageError, match="has no backbone whose neck"):
+    with pytest.raises(UsageError, match=r"whose neck could be cut; .* whose levels could be cut"):
         module = net()
         module.backbone, module.trunk = None, module.backbone
         gradients(Toy(replace(EXACT, mode="cut")), [batch()], module)
@@ -324,40 +324,3 @@ def test_two_processes_step_like_one_with_the_joined_batch_and_agree_on_what_is_
     for wrong in ("blended before they are added", "two passes through the hooks"):  # what the above would not let pass
         other = torch.cat([first[wrong][name].flatten() for name in SHARED])
         assert float((other - flat(exact, SHARED).float()).norm() / flat(exact, SHARED).norm()) > 0.01, wrong
-
-
-def test_signals_that_read_heads_alone_are_cut_at_the_heads_and_those_on_the_neck_at_the_neck():
-    """P17 on a real student."""
-    from training_frames import memory_dataset
-
-    from kd3d.compress.distill.objective import DistillationObjective
-    from kd3d.compress.distill.registry import made
-    from kd3d.compress.distill.signals import CenterRegression, PivotalLogits
-    from kd3d.detectors.build import build
-    from kd3d.detectors.presets import preset
-    from kd3d.training.batch import make_batch
-    from kd3d.training.loader import FrameSource
-    from kd3d.training.session import Session
-    from kd3d.training.settings import TrainSettings
-
-    spec = preset("world-centerpoint-pillar-tiny")
-    frames = memory_dataset(2)
-    batch_of_two = make_batch([frames[0], frames[1]], spec)
-    heads, neck = (PivotalLogits(), CenterRegression()), made({"signal": "fitnet"}, spec, spec)
-    found = {}
-    for mode, signals in (("params", heads), ("cut", heads), ("cut", neck)):
-        torch.manual_seed(0)
-        teacher, student = build(spec), build(spec)
-        config = replace(EXACT, mode=mode)
-        objective = DistillationObjective(teacher, spec, signals, blend=config)
-        source = FrameSource(frames, spec, None, None, None, 0)
-        training = TrainSettings(steps=9, precision="fp32", clip_norm=1e9)
-        session = Session(student, source, objective=objective, settings=training, run=Path("unused"))
-        session.stepper.step([batch_of_two])
-        gradients_found = {name: p.grad.clone() for name, p in student.named_parameters()}
-        found[objective.blend.place] = (gradients_found, objective.blend.state.weights.clone())
-    assert list(found) == [None, "heads", "neck"]
-    exact, near = ([row.flatten() for row in found[place][0].values()] for place in (None, "heads"))
-    cosine = torch.nn.functional.cosine_similarity(torch.cat(exact), torch.cat(near), dim=0)
-    assert cosine > 0.9  # an approximation of the exact mode
-    assert (found["heads"][1] > 0).all()
