@@ -35,12 +35,12 @@ from kd3d.runs.atomic import read_json, write_json
 from kd3d.spec import to_json
 from kd3d.training.log import read_metrics
 
-KEPT, RECORD = RUNS / "blend-sweep", RESULTS / "blend_sweep.json"
 COMBINATIONS = ("width-logits", "width-fitnet", "resolution-responses", "resolution-attention")
 MORE = ("width-responses", "depth-logits", "depth-fitnet", "resolution-logits")  # where there is a GPU
 FACTORS = tuple(10 ** ((place - 7) / 2) for place in range(14))
 SWEPT, JUDGED = 1, (2, 3)
-STEPS = 400
+STEPS = 800  # within 400 no weight of the logits brought anything (docs/log.md), so there was nothing to choose
+KEPT, RECORD = RUNS / f"blend-sweep-{STEPS}", RESULTS / "blend_sweep.json"
 BLEND = BlendSettings()
 NOTHING = Recipe(logits=0, boxes=0, label_threshold=None)
 
