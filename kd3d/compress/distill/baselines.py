@@ -137,6 +137,8 @@ class InstanceRelation(RoiSignal):
 
 
 def _distances(rows: Tensor) -> Tensor:
-    flat = rows.flatten(1)
-    squared = (flat[:, None] - flat[None]).square().sum(2)
-    return squared / squared.mean().clamp(min=1e-6)
+    # Not by subtraction, which holds objects x objects x features; in double precision, for the product cancels.
+    flat = rows.flatten(1).double()
+    length = flat.square().sum(1)
+    squared = (length[:, None] + length - 2 * flat @ flat.T).clamp(min=0)
+    return (squared / squared.mean().clamp(min=1e-6)).to(rows.dtype)
