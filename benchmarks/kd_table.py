@@ -88,10 +88,18 @@ def table(results: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[di
                     if all(score.get("tp_errors", {}).get(key) is not None for score in final)
                 },
                 "step_s": spread([item["step_s"] for item in items]),
+                "runs": [run_of(item) for item in sorted(items, key=lambda item: item["seed"])],
                 "versus": {other: paired(curves[name], curves[other]) for other in ("control", "inherit")},
             }
         )
     return found
+
+
+def run_of(item: Mapping[str, Any]) -> dict[str, Any]:
+    """One training: its scores in points, and when and from what it was made."""
+    final = {key: 100 * item["scores"][-1][key] for key in ("mAP", "NDS")}
+    made = {key: item["environment"][key] for key in ("date", "commit")}
+    return {"seed": item["seed"], **final, "step_s": item["step_s"], "made": made}
 
 
 def teacher_scores(student: str) -> dict[str, float]:
