@@ -134,7 +134,7 @@ def draw(lines: Sequence[Mapping[str, Any]], teacher: float, out: Path) -> None:
         axes.axvline(base, color="0.4", linestyle=":", label="inheritance, no distillation")
     axes.set_xlim(max(0.0, min(means) - 3), 100 * teacher + 1)
     axes.set_xlabel("mAP (mean and standard deviation over seeds)")
-    axes.legend(fontsize="small", loc="lower right")
+    axes.legend(fontsize="small", loc="upper right")
     FigureCanvasAgg(figure)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)

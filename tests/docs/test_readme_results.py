@@ -284,9 +284,9 @@ def test_every_method_is_told_beside_the_student_that_inherits(table, record, tm
     found = {"student": "some", "steps": 800, "teacher": {"mAP": 0.5}, "worlds": {"validation_frames": 400}}
     record("kd_table", {**found, "rows": [alone, line], "environment": ENVIRONMENT})
     text = table.rendered(PAGE, tmp_path, ("results",))
-    assert "| row | seeds | mAP | sd | NDS | mATE | ms/step | over `inherit` | SE |" in text
-    assert "| `inherit` | 1 | 30.00 |  | 50.00 |  | 120 |  |  |" in text
-    assert "| `logits` | 1, 2, 3 | 40.00 | 1.00 | 50.00 | 0.250 | 120 | +2.00 | 0.50 |" in text
+    assert "| row | seeds | mAP | sd | NDS | mATE | ms/step | over `inherit`, by seed | mean | SE |" in text
+    assert "| `inherit` | 1 | 30.00 |  | 50.00 |  | 120 |  |  |  |" in text
+    assert "| `logits` | 1, 2, 3 | 40.00 | 1.00 | 50.00 | 0.250 | 120 | +1.00, +2.00, +3.00 | +2.00 | 0.50 |" in text
     assert "Student `some`, 800 steps, 400 validation frames; teacher mAP 50.00." in text
 
 
