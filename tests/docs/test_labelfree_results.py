@@ -95,16 +95,15 @@ def test_the_readme_tells_the_share_of_the_gap_and_which_teacher_saw_which_label
 
 def test_compared_rows_stand_in_a_table_with_their_verdict(benchmarks):
     from fitting import paired
-    from readme_sections import pairs
+    from readme_gain import pairs
 
     def compared(row, *finals):
         ours = {seed: [0.0, 0.30 + final] for seed, final in enumerate(finals)}
         control = {seed: [0.295, 0.30] for seed in ours}
         return {"row": row, "control": "plain", **paired(ours, control)}
 
-    table = pairs(
-        [compared("a", 0.02, 0.03, 0.04), compared("b", 0.02, -0.03, 0.04), compared("c", 0.02), compared("d")]
-    )
+    told = [compared("a", 0.02, 0.03, 0.04), compared("b", 0.02, -0.03, 0.04), compared("c", 0.02), compared("d")]
+    table = pairs({"compared": told, "rows": [], "teacher": {"mAP": 50.0}})
     lines = table.markdown().splitlines()[2:]
-    assert lines[0] == "| `a` | `plain` | +2.00, +3.00, +4.00 | +3.00 | 0.58 | 0.50, 0.50, 0.50 | yes |"
-    assert lines[1].endswith("| no |") and lines[2].endswith("| too few seeds |") and len(lines) == 3
+    assert lines[0] == "| `a` | `plain` | +2.00, +3.00, +4.00 | +3.00 | 0.58 |  | 0.50, 0.50, 0.50 | yes |"
+    assert lines[1].endswith("| no: too close |") and lines[2].endswith("| too few seeds |") and len(lines) == 3
