@@ -89,12 +89,12 @@ def best_place(combination: str) -> int:
     return max(range(len(FACTORS)), key=lambda place: scores[place])
 
 
-def train(combinations: list[str], device: str) -> None:
-    """Train what neither this machine nor the record has."""
+def train(combinations: list[str], device: str, only: list[str]) -> None:
+    """Train what neither this machine nor the record has; with ``only`` runs of these names alone."""
     teacher, specs = near_teacher(), students()
     teacher.module.to(device)
     for run in (run for combination in combinations for run in runs(combination)):
-        if run.name in recorded():
+        if run.name in recorded() or (only and run.name not in only):
             continue
         spec, share = specs[run.combination.partition("-")[0]]
         facts = {"name": run.name, "student": spec.name, "spec": to_json(spec), "macs_share": share}
@@ -193,6 +193,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run")
     one.add_argument("--combination", choices=COMBINATIONS + MORE, nargs="+", default=list(COMBINATIONS))
+    one.add_argument("--only", metavar="NAME", nargs="+", default=[], help="single runs, by the names of their folders")
     one.add_argument("--threads", type=int, default=1)
     one.add_argument("--device", default=DEVICE)
     commands.add_parser("table")
@@ -201,7 +202,7 @@ def main() -> None:
         table()
     else:
         torch.set_num_threads(options.threads)
-        train(options.combination, options.device)
+        train(options.combination, options.device, options.only)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (1, 2, 3)
 STUDENTS, TAUGHT = ("width", "depth", "resolution"), ("plain", "kd", "auto")
 RANDOM = 8  # students, as in search_gain.py
+SWEPT, JUDGED, SWEEP_STEPS = 14, (2, 3), 800  # as in blend_sweep.py
 TABLE_STUDENT, TABLE_STEPS, SEEDS_STEPS = "near:width", 1600, 5000
 # The rows of kd_table.py, most wanted first; a test compares them with its own.
 TABLE_ROWS = (
@@ -117,8 +118,19 @@ def _gains() -> Iterator[Part]:
 
 
 def _sweeps() -> Iterator[Part]:
-    for name in COMBINATIONS:
-        yield Part(f"sweep-{name}", benchmark("blend_sweep.py", "run", "--combination", name), needs=("worlds",))
+    """A part for each training: combinations of one student share the runs without distillation."""
+    begun = set()
+    for combination in COMBINATIONS:
+        student = combination.partition("-")[0]
+        sweep = [f"{combination}-sweep-{place}-1" for place in range(SWEPT)]
+        judged = [f"{name}-{seed}" for name in (f"{combination}-blend", f"{student}-plain") for seed in JUDGED]
+        chosen = [f"{combination}-chosen-{seed}" for seed in JUDGED]
+        for name in (*sweep, *judged, *chosen):
+            if name not in begun:
+                command = benchmark("blend_sweep.py", "run", "--combination", combination, "--only", name)
+                needs = ("worlds", *(sweep if name in chosen else ()))
+                yield Part(name, command, needs=needs, run=f"blend-sweep-{SWEEP_STEPS}/{name}")
+            begun.add(name)
 
 
 def _searches() -> Iterator[Part]:

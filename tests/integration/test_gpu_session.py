@@ -152,6 +152,14 @@ def test_the_plan_has_the_rows_and_combinations_of_the_scripts(module):
     assert sorted(gpu_plan.TABLE_ROWS) == sorted(kd_table.rows())
     assert gpu_plan.COMBINATIONS == blend_sweep.COMBINATIONS + blend_sweep.MORE
     assert gpu_plan.RANDOM == search_gain.RANDOM
+    sweeps = {run.name for one in gpu_plan.COMBINATIONS for run in blend_sweep.runs(one)}
+    folders = [part.run for part in module.plan() if part.command[0].endswith("blend_sweep.py")]
+    assert sorted(folders) == sorted(f"{blend_sweep.KEPT.name}/{name}" for name in sweeps)
+
+
+def test_no_two_parts_train_in_one_folder(module):
+    folders = [part.run for part in module.plan() if part.run]
+    assert len(folders) == len(set(folders))
 
 
 def test_what_make_bench_runs_is_what_the_records_say(module):

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,3 +83,16 @@ def test_the_readme_names_the_combinations_in_which_blending_is_below_the_labels
     assert f"| width, `logits` | {cells} |" in table and "400 steps of 2 frames" in said
     assert judged.startswith("Blending is as good as the swept weight in 0 of 1;")
     assert judged.endswith("in width-logits.")
+
+
+def test_single_runs_can_be_asked_for_by_name(sweep, monkeypatch):
+    spec = SimpleNamespace(name="narrow")
+    teacher = SimpleNamespace(module=SimpleNamespace(to=lambda device: None))
+    trained = []
+    monkeypatch.setattr(sweep, "near_teacher", lambda: teacher)
+    monkeypatch.setattr(sweep, "students", lambda: {"width": (spec, 0.25)})
+    monkeypatch.setattr(sweep, "to_json", lambda spec: {})
+    monkeypatch.setattr(sweep, "recorded", lambda: {"width-plain-2": {}})
+    monkeypatch.setattr(sweep, "fit", lambda *_, out, **__: trained.append(out.name))
+    sweep.train(["width-logits"], "cpu", ["width-plain-2", "width-plain-3", "width-logits-sweep-4-1"])
+    assert trained == ["width-logits-sweep-4-1", "width-plain-3"]
