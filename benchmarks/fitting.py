@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,35 +176,6 @@ def _recorded(
         print(f"{run}: {error}", file=sys.stderr, flush=True)
         return Draws(arm.draws)
     return Draws(arm.draws, cached.fill(run, torch.device(device))[0])
-
-
-def paired(ours: Mapping[int, Sequence[float]], control: Mapping[int, Sequence[float]]) -> dict[str, Any]:
-    """Paired differences in mAP points, and whether they count as 'beats' by the rule of CONTRIBUTING.md.
-
-    Args:
-        ours: per seed the mAP (0..1) after each cycle.
-        control: what it is compared with.
-    """
-    seeds = sorted(ours.keys() & control.keys())
-    finals, others = ([100 * runs[seed][-1] for seed in seeds] for runs in (ours, control))
-    differences = [final - other for final, other in zip(finals, others, strict=True)]
-    if len(seeds) < 3:
-        return {"seeds": seeds, "differences": differences, "beats": None}
-    gains = [100 * (control[seed][-1] - control[seed][-2]) for seed in seeds if len(control[seed]) > 1]
-    mean = statistics.mean(differences)
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    converged = len(gains) == len(seeds) and max(gains) < 1.0
-    return {
-        "seeds": seeds,
-        "mAP": finals,
-        "control_mAP": others,
-        "differences": differences,
-        "mean": mean,
-        "standard_error": error,
-        "control_gain_last_quarter": gains,
-        "control_converged": converged,
-        "beats": min(differences) > 0 and mean > 2 * error and converged,
-    }
 
 
 def settings(steps: int, seed: int, *, lr: float, eval_every: int = 0, batch_size: int = 4) -> TrainSettings:

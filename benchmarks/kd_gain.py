@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fitting import AUGMENTATION, Arm, fit, paired
+from comparing import paired
+from fitting import AUGMENTATION, Arm, fit
 from near import BATCH, MAX_RANGE_M, RANGE_M, near_teacher, near_teacher_scores
 from study_width_depth_resolution import along
 from worlds import DEVICE, FLEET, RESULTS, RUNS, TRAIN, VALIDATION, without_labels, world

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fitting import CYCLES, RULE, Arm, fit, paired
+from comparing import paired
+from fitting import CYCLES, RULE, Arm, fit
 from kd_gain import students
 from near import BATCH, MAX_RANGE_M, near_teacher, near_teacher_scores
 from worlds import RESULTS, RUNS, TRAIN, VALIDATION

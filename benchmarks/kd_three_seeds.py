@@ -14,7 +14,8 @@ import json
 from typing import Any
 
 import torch
-from fitting import CYCLES, fit, paired
+from comparing import paired
+from fitting import CYCLES, fit
 from worlds import DEVICE, RESULTS, RUNS, TRAIN, VALIDATION, world
 
 from kd3d.compress.search.cost import StatsTable, cost

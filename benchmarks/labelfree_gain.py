@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fitting import AUGMENTATION, CYCLES, Arm, fit, paired
+from comparing import paired
+from fitting import AUGMENTATION, CYCLES, Arm, fit
 from near import BATCH, MAX_RANGE_M, RANGE_M, near
 from worlds import FLEET, RESULTS, RUNS, VALIDATION, without_labels, world
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from readme_verdict import verdict
+from comparing import verdict
 
 from kd3d.report.table import Table
 

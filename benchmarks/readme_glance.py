@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from comparing import verdict
 from readme_sections import SECTIONS
-from readme_verdict import verdict
 
 from kd3d.report.table import Table
 from kd3d.runs.atomic import read_json

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
-from readme_verdict import verdict
+from comparing import verdict
 
 from kd3d.report.table import Table
 

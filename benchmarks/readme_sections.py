@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from comparing import verdict
 from readme_blend import blend_sweep
 from readme_gain import kd_gain
 from readme_import import imported_teacher
@@ -13,7 +14,6 @@ from readme_kd_table import kd_table
 from readme_labelfree import labelfree_gain
 from readme_search import cost_speed, latency_prediction, search_gain, study
 from readme_test_all import test_all
-from readme_verdict import verdict
 from readme_voxel import sparse_conv, voxel_speed
 
 from kd3d.report.table import Table, comparison, number

@@ -28,8 +28,9 @@ def main() -> None:
     """Rewrite the pages, or with ``--check`` only say which of them that would change."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    after = {name: rendered((ROOT / name).read_text(), ROOT, parts) for name, parts in PAGES.items()}
-    stale = [name for name, text in after.items() if text != (ROOT / name).read_text()]
+    before = {name: (ROOT / name).read_text() for name in PAGES}
+    after = {name: rendered(before[name], ROOT, parts) for name, parts in PAGES.items()}
+    stale = [name for name in PAGES if after[name] != before[name]]
     if parser.parse_args().check:
         raise SystemExit(f"Stale: {', '.join(stale)}. Run benchmarks/readme_table.py." if stale else 0)
     for name in stale:

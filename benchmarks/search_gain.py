@@ -32,7 +32,8 @@ from statistics import mean
 from typing import Any
 
 import torch
-from fitting import AUGMENTATION, CYCLES, RULE, fit, paired, settings
+from comparing import paired
+from fitting import AUGMENTATION, CYCLES, RULE, fit, settings
 from near import BATCH, MAX_RANGE_M, RANGE_M, near_teacher, near_teacher_scores
 from six_tasks import six_task_scores, six_task_teacher
 from study_width_depth_resolution import MULTIPLE, along

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fitting import CYCLES, fit, paired
+from comparing import paired
+from fitting import CYCLES, fit
 from near import BATCH, MAX_RANGE_M, RANGE_M, near_teacher, near_teacher_scores
 from worlds import DEVICE, RESULTS, RUNS, TRAIN, VALIDATION, world
 

@@ -94,7 +94,7 @@ def test_the_readme_tells_the_share_of_the_gap_and_which_teacher_saw_which_label
 
 
 def test_compared_rows_stand_in_a_table_with_their_verdict(benchmarks):
-    from fitting import paired
+    from comparing import paired
     from readme_gain import pairs
 
     def compared(row, *finals):

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from statistics import fmean, variance
 
 import pytest
 
@@ -43,7 +44,7 @@ def table(monkeypatch):
         "readme_labelfree",
         "readme_search",
         "readme_test_all",
-        "readme_verdict",
+        "comparing",
         "readme_voxel",
     ):
         sys.modules.pop(name, None)
@@ -375,3 +376,12 @@ def test_in_brief_labels_are_counted_against_the_gap(table, record, tmp_path):
     record("labelfree_gain", {"rows": [*lines, {"row": "control-part", "seeds": [1], "gap": None}]})
     text = table.rendered(GLANCE, tmp_path, ("glance",))
     assert "| `ssad` recovers 50 %; `auto` recovers 50 % (1 of 3 seeds) of what" in text
+
+
+def test_the_scatter_of_a_last_gain_that_the_rule_quotes_is_that_of_the_record():
+    rows = {}
+    for row in json.loads((ROOT / "benchmarks" / "results" / "kd_gain.json").read_text())["rows"]:
+        rows.setdefault(row["row"], []).append(row["mAP"][-1] - row["mAP"][-2])
+    pooled = fmean(variance(gains) for gains in rows.values()) ** 0.5
+    quoted = f"scatters by {pooled:.1f} mAP (pooled standard\n   deviation of {len(rows)} rows of `kd_gain.py`)"
+    assert quoted in (ROOT / "CONTRIBUTING.md").read_text()
